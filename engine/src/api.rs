@@ -1,0 +1,82 @@
+//! The `Engine` trait: what everything above an engine may rely on.
+//!
+//! Promises only. `model::MlxEngine` keeps them with real weights, `toy::ToyEngine` with a
+//! deterministic toy for tests of nodes and routers. Threads and scheduling are the engine's own.
+
+use crate::request::{Event, Request};
+
+/// Receives the events of one request, in order, on the engine's thread; must not block.
+pub type EventSink = Box<dyn FnMut(Event) + Send>;
+
+/// One loaded model that turns requests into tokens.
+pub trait Engine: Send + Sync {
+    /// Starts a request. Every request submitted ends with exactly one `Finished` or `Failed` event.
+    fn submit(&self, request: Request, events: EventSink);
+
+    /// Ends a request within one step with `FinishReason::Cancelled`; unknown ids are ignored.
+    fn cancel(&self, id: &str);
+
+    /// What the engine holds and does now.
+    fn state(&self) -> EngineState;
+}
+
+/// What an engine holds and does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineState {
+    /// Sequences being prefilled or decoded.
+    pub running: u32,
+    /// Sequences waiting for room.
+    pub waiting: u32,
+    /// Longest prompt plus output, in tokens.
+    pub context_tokens: u32,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Bytes of KV cache held now.
+    pub kv_bytes: u64,
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Where to run.
+    pub device: DeviceChoice,
+    /// Quantise float linear weights while loading.
+    pub quantize: Option<Quantization>,
+    /// Longest prompt plus output in tokens; the model's own limit when absent.
+    pub context_tokens: Option<u32>,
+    /// Most sequences in one step; a default fitting the device when absent.
+    pub max_sequences: Option<u32>,
+}
+
+/// Which device an engine runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The GPU in a GPU build (an error where it cannot be used), the CPU in a CPU build.
+    #[default]
+    Default,
+    /// The CPU, in any build.
+    Cpu,
+    /// The GPU with this index.
+    Gpu(u32),
+}
+
+/// Affine group quantisation: each group of `group_size` weights along the input
+/// dimension is `scale * q + bias` with q of `bits` bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quantization {
+    /// 2, 3, 4, 5, 6 or 8.
+    pub bits: u32,
+    /// 32, 64 or 128.
+    pub group_size: u32,
+}
+
+/// Work done while loading, for a progress bar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadStep {
+    /// What is being done.
+    pub what: String,
+    /// Bytes done so far.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}

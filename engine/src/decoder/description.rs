@@ -1,0 +1,162 @@
+//! A decoder as data: what a family file produces and everything else consumes.
+//!
+//! Forward, caches, quantisation and (later) sharding are written once over this description.
+//! It holds names, sizes and choices, never tensors; `families` decides what it says.
+
+/// A decoder-only transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoder {
+    /// `model_type` of the configuration.
+    pub family: String,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the hidden state.
+    pub hidden_size: usize,
+    /// Longest sequence the model was trained for, in tokens.
+    pub max_context: usize,
+    /// Token embedding `[vocab_size, hidden_size]`.
+    pub embedding: Embedding,
+    /// The layers, first to last.
+    pub layers: Vec<Layer>,
+    /// Norm before the output head.
+    pub final_norm: Norm,
+    /// Output head; absent when tied to the embedding.
+    pub head: Option<Linear>,
+}
+
+/// A token embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// Module path, such as `model.embed_tokens`.
+    pub name: String,
+}
+
+/// One decoder layer, pre-norm: `x += mixer(norm(x)); x += feed_forward(norm(x))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// Norm before the mixer.
+    pub mixer_norm: Norm,
+    /// The sequence mixer.
+    pub mixer: Mixer,
+    /// Norm before the feed-forward block.
+    pub feed_forward_norm: Norm,
+    /// The feed-forward block.
+    pub feed_forward: FeedForward,
+}
+
+/// What moves information between positions of a sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mixer {
+    /// Softmax attention over a KV cache.
+    Attention(Attention),
+}
+
+/// Grouped-query attention with rotary positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Multiplies the scores, usually `head_dim^-0.5`.
+    pub scale: f32,
+    /// `[heads * head_dim, hidden]`.
+    pub query: Linear,
+    /// `[kv_heads * head_dim, hidden]`.
+    pub key: Linear,
+    /// `[kv_heads * head_dim, hidden]`.
+    pub value: Linear,
+    /// `[hidden, heads * head_dim]`.
+    pub output: Linear,
+    /// RMS norm over each query head (Qwen 3).
+    pub query_norm: Option<Norm>,
+    /// RMS norm over each key head (Qwen 3).
+    pub key_norm: Option<Norm>,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// A token sees at most this many latest tokens, itself included.
+    pub window: Option<usize>,
+}
+
+/// Rotary position embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Leading dimensions of a head that are rotated.
+    pub dims: usize,
+    /// Rotates neighbours (2i, 2i+1) instead of halves (i, i + dims/2).
+    pub traditional: bool,
+    /// Rotation of pair i by one position, in radians: `[dims / 2]`.
+    pub inverse_frequencies: Vec<f32>,
+    /// Multiplies the rotated vector (YaRN); 1 otherwise.
+    pub magnitude: f32,
+}
+
+/// A position-wise feed-forward block.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FeedForward {
+    /// `down(activation(gate(x)) * up(x))`.
+    Gated {
+        /// `[intermediate, hidden]`.
+        gate: Linear,
+        /// `[intermediate, hidden]`.
+        up: Linear,
+        /// `[hidden, intermediate]`.
+        down: Linear,
+        /// Applied to the gate.
+        activation: Activation,
+    },
+}
+
+/// A pointwise non-linearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+/// `x W^T (+ b)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    /// Module path, such as `model.layers.0.self_attn.q_proj`; tensors are `name.weight`,
+    /// `name.bias`, and for quantised modules `name.scales` and `name.biases`.
+    pub name: String,
+    /// Width of the input.
+    pub inputs: usize,
+    /// Width of the output.
+    pub outputs: usize,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// How ranks share it.
+    pub cut: Cut,
+}
+
+/// How a weight is divided between tensor-parallel ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// By output features in whole heads of this width.
+    Heads(usize),
+    /// By output features.
+    Column,
+    /// By input features; partial results are summed.
+    Row,
+    /// By input features in whole heads of this width; partial results are summed.
+    RowHeads(usize),
+    /// By rows of the vocabulary.
+    Vocabulary,
+    /// Every rank holds it all.
+    Replicated,
+}
+
+/// A normalisation with a learned scale.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Norm {
+    /// `x / sqrt(mean(x^2) + epsilon) * weight`.
+    Rms {
+        /// Module path; the tensor is `name.weight`.
+        name: String,
+        /// Added to the mean square.
+        epsilon: f32,
+    },
+}
