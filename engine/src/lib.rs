@@ -6,6 +6,7 @@
 mod api;
 pub mod decoder;
 mod request;
+pub mod text;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
 pub use request::{
