@@ -4,7 +4,9 @@
 //! Knows nothing of sockets or clusters. The `Engine` trait is what everything above relies on.
 
 mod api;
+pub mod checkpoint;
 pub mod decoder;
+pub mod families;
 mod request;
 pub mod text;
 

@@ -1,0 +1,144 @@
+//! Checkpoints: weights, configuration and text files of a model on disk.
+//!
+//! A directory of safetensors and a GGUF file look the same from outside: tensors by name in
+//! MLX's layout, a `config.json` value and a quantisation for each module. It does not know
+//! what a tensor is for; `families` reads the configuration and `model` asks for the tensors.
+
+mod directory;
+mod error;
+mod header;
+mod mapped;
+mod quantization;
+mod stored;
+mod tensor;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::text::TextAssets;
+pub use error::CheckpointError;
+pub use quantization::QuantizationConfig;
+use stored::Stored;
+pub use tensor::{Tensor, TensorBytes, TensorDtype, TensorInfo};
+
+/// An opened checkpoint; tensors are read when they are asked for.
+pub struct Checkpoint {
+    path: PathBuf,
+    config: Value,
+    quantization: QuantizationConfig,
+    tensors: BTreeMap<String, Stored>,
+}
+
+impl Checkpoint {
+    /// Opens a directory with config.json and safetensors files, a `.gguf` file, or a directory
+    /// holding exactly one `.gguf` file and no safetensors.
+    ///
+    /// Only headers are read. Fails when a file is missing, truncated or contradicts itself.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(CheckpointError::NotFound {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(error) => return Err(CheckpointError::read(path, error)),
+        };
+        if !meta.is_dir() {
+            return Err(no_gguf(path));
+        }
+        match directory::contents(path)? {
+            directory::Contents::Gguf(file) => Err(no_gguf(&file)),
+            directory::Contents::Safetensors => Self::open_directory(path),
+        }
+    }
+
+    fn open_directory(path: &Path) -> Result<Self, CheckpointError> {
+        let config = directory::read_config(path)?;
+        let tensors = directory::read_tensors(path)?;
+        let names = tensors.keys().map(String::as_str);
+        let quantization =
+            QuantizationConfig::from_config(&config, &path.join("config.json"), names)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            config,
+            quantization,
+            tensors,
+        })
+    }
+
+    /// The directory or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json` as Hugging Face and MLX write it; for GGUF, its equivalent.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// How each module is quantised.
+    pub fn quantization(&self) -> &QuantizationConfig {
+        &self.quantization
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// True when the checkpoint has this tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Type and shape of a tensor without reading it.
+    pub fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.tensors.get(name).map(Stored::info)
+    }
+
+    /// A tensor; from safetensors its bytes are the mapped file's, without a copy.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        match self.tensors.get(name) {
+            Some(stored) => Ok(stored.produce(name)),
+            None => Err(CheckpointError::MissingTensor {
+                path: self.path.clone(),
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    /// Tokenizer, chat template and special tokens.
+    pub fn text_assets(&self) -> Result<TextAssets, CheckpointError> {
+        Ok(TextAssets::from_dir(&self.path)?)
+    }
+
+    /// Bytes of all tensors as they will be handed out.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors
+            .values()
+            .map(|stored| stored.info().size_bytes())
+            .sum()
+    }
+
+    /// Renames every tensor; `None` drops it. When two names fall together, the one that was
+    /// already spelled so wins.
+    pub fn rename(&mut self, rename: &dyn Fn(&str) -> Option<String>) {
+        let mut renamed: BTreeMap<String, Stored> = BTreeMap::new();
+        for (name, stored) in std::mem::take(&mut self.tensors) {
+            let Some(new) = rename(&name) else { continue };
+            if new == name || !renamed.contains_key(&new) {
+                renamed.insert(new, stored);
+            }
+        }
+        self.tensors = renamed;
+        self.quantization = std::mem::take(&mut self.quantization).renamed(rename);
+    }
+}
+
+fn no_gguf(path: &Path) -> CheckpointError {
+    CheckpointError::unsupported(path, "is not a model directory")
+}
