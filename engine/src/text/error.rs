@@ -1,11 +1,13 @@
-//! Why a model's text files cannot be used.
+//! Why text cannot be read or written: a model's files, or a request's prompt.
 //!
-//! Each message is one line that names the file and what would mend it. Knows no requests:
-//! a wrong request is a `PromptError`.
+//! Each message is one line; about files, it names the file and what would mend it. Knows nothing
+//! of transport: callers turn a `PromptError` into their own kind of invalid request.
 
 use std::path::PathBuf;
 
-/// Loading a tokenizer, its settings or its chat template failed.
+use crate::GenerateError;
+
+/// Loading a tokenizer or its settings failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     /// A file that every model needs is not there.
@@ -33,7 +35,7 @@ pub enum TextError {
         reason: String,
     },
     /// The tokenizer itself is not usable.
-    #[error("{from}: not a usable tokenizer: {reason}; fetch the model's own tokenizer.json again")]
+    #[error("{from}: not a usable tokenizer: {reason}; fetch the model's own tokenizer again")]
     Tokenizer {
         /// Where the tokenizer came from.
         from: String,
@@ -42,8 +44,8 @@ pub enum TextError {
     },
     /// The tokenizer belongs to another model.
     #[error(
-        "{from}: token ids go up to {highest_id}, but the model has embeddings for {vocab_size} \
-         tokens only; put the tokenizer.json of this very model beside its weights"
+        "{from}: token ids go up to {highest_id}, but the model embeds {vocab_size} tokens only; \
+         put the tokenizer of this very model beside its weights"
     )]
     Vocabulary {
         /// Where the tokenizer came from.
@@ -53,12 +55,46 @@ pub enum TextError {
         /// Rows of the model's embedding.
         vocab_size: u32,
     },
-    /// The chat template does not parse.
-    #[error("{from}: the chat template does not parse: {reason}; correct it or remove it")]
-    Template {
-        /// Where the template came from.
-        from: String,
-        /// The parser's message, in one line.
-        reason: String,
+}
+
+/// A prompt cannot be turned into tokens. The request is wrong, and would be on any engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PromptError {
+    /// A conversation was sent to a base model.
+    #[error("the model has no chat template; send the prompt as plain text")]
+    NoTemplate,
+    /// The model's chat template does not parse.
+    #[error("the model's chat template does not parse: {0}")]
+    BrokenTemplate(String),
+    /// The conversation is not what OpenAI's API describes.
+    #[error("{0}")]
+    Conversation(String),
+    /// The chat template refused the conversation, in its own words.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The tokenizer refused the text.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A token id that the model does not know.
+    #[error("token ids must be below {vocab_size}, got {id}")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Rows of the model's embedding.
+        vocab_size: u32,
     },
+    /// Nothing to continue.
+    #[error("the prompt must have at least one token, got none")]
+    Empty,
+}
+
+impl From<PromptError> for GenerateError {
+    fn from(error: PromptError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// Folds a library's message into one line.
+pub(super) fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -4,7 +4,15 @@
 //! Knows nothing of models or scheduling. The engine loop decides when to encode, push and stop.
 
 mod assets;
+mod codec;
+mod detokenizer;
 mod error;
+mod pieces;
+mod stop;
+mod template;
 
 pub use assets::TextAssets;
-pub use error::TextError;
+pub use codec::TextCodec;
+pub use detokenizer::{DetokenizeOptions, Detokenizer};
+pub use error::{PromptError, TextError};
+pub use stop::{StopMatcher, StopStep};
