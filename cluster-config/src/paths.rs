@@ -52,7 +52,7 @@ fn state_dir_on(
         "windows" => Ok(set("LOCALAPPDATA")?.join("mlxcel")),
         "macos" => Ok(set("HOME")?.join("Library/Application Support/mlxcel")),
         // The specification says a relative path is to be ignored.
-        _ => match set("XDG_STATE_HOME").ok().filter(|dir| dir.is_absolute()) {
+        _ => match set("XDG_STATE_HOME").ok().filter(|dir| dir.has_root()) {
             Some(dir) => Ok(dir.join("mlxcel")),
             None => Ok(set("HOME")?.join(".local/state/mlxcel")),
         },

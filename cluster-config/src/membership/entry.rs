@@ -17,6 +17,8 @@ pub(super) struct Entry {
     /// Addresses the node gave when it asked to be joined.
     joined_at: Vec<SocketAddr>,
     announced: bool,
+    /// Discovery lost it and nothing was heard from it since.
+    left: bool,
     last_seen: Instant,
     link: LinkState,
     /// Failures since the link last lasted.
@@ -38,6 +40,7 @@ impl Entry {
             peer: peer.clone(),
             joined_at: Vec::new(),
             announced: false,
+            left: false,
             last_seen: now,
             link: LinkState::Connecting { last: None },
             failures: 0,
@@ -83,6 +86,7 @@ impl Entry {
 
     pub(super) fn lost(&mut self, now: Instant) {
         self.announced = false;
+        self.left = true;
         self.last_seen = now;
     }
 
@@ -182,6 +186,7 @@ impl Entry {
 
     fn note(&mut self, peer: Peer, how: Seen, now: Instant) {
         self.last_seen = now;
+        self.left = false;
         match how {
             Seen::Announced => {
                 self.announced = true;
@@ -199,7 +204,9 @@ impl Entry {
     fn fail(&mut self, error: ConnectError, retry_at: Option<Instant>) -> Vec<MembershipAction> {
         self.link = LinkState::Failed(error.clone());
         self.retry_at = retry_at;
-        if self.reported.is_news(&error.cause) {
+        // A node that said goodbye refuses connections: that is how it ends, not a fault.
+        let expected = self.left && error.cause == LinkCause::Refused;
+        if !expected && self.reported.is_news(&error.cause) {
             vec![self.report(ReportKind::Failed(error))]
         } else {
             Vec::new()

@@ -16,7 +16,7 @@ use mdns_sd::{Receiver, ServiceDaemon, ServiceEvent};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::Fingerprint;
 use crate::address::local_interfaces;
@@ -176,6 +176,7 @@ impl Discovery {
         if let Ok(done) = self.daemon.unregister(&instance) {
             // Late or lost goodbyes are covered by the records' lifetime.
             let _ = timeout(GOODBYE_TIMEOUT, done.recv_async()).await;
+            sleep(GOODBYE_REPEAT).await;
         }
     }
 }
@@ -297,3 +298,5 @@ const INTERFACE_CHECK_SECS: u32 = 2;
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 const ASK_RETRY: Duration = Duration::from_secs(1);
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// The daemon says goodbye a second time after 120 ms, in case a peer missed the first.
+const GOODBYE_REPEAT: Duration = Duration::from_millis(150);
