@@ -1,1 +1,14 @@
-//! stub
+//! The front door of a cluster: an OpenAI-compatible HTTP API over whatever nodes there are.
+//!
+//! Finds nodes, chooses one for each request and retries on another when one dies; `core` holds the
+//! rules, the rest is I/O around it. Knows nothing of MLX or tensors; where models are placed beyond
+//! loading one on demand is left to whoever runs the nodes.
+
+mod api;
+mod core;
+mod metrics;
+mod nodes;
+mod relay;
+mod start;
+
+pub use start::{Router, RouterOptions, RunningRouter, StartError};

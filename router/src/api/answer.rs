@@ -1,0 +1,166 @@
+//! The JSON of answers: whole ones, and the chunks of streamed ones, of both endpoints.
+//!
+//! Only shapes; when each is sent is `stream`'s and `whole`'s business.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mlxcel_protocol::v1::{FinishReason, Finished};
+use serde_json::{Value, json};
+
+/// Which endpoint's shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Text,
+}
+
+impl Endpoint {
+    /// The endpoint's name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat_completions",
+            Self::Text => "completions",
+        }
+    }
+
+    /// What the answers' ids begin with.
+    pub(crate) fn id_prefix(self) -> &'static str {
+        match self {
+            Self::Chat => "chatcmpl-",
+            Self::Text => "cmpl-",
+        }
+    }
+}
+
+/// What every part of one answer repeats.
+#[derive(Debug, Clone)]
+pub(crate) struct Heading {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) id: String,
+    pub(crate) model: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    /// Whether chunks announce the usage that the last one carries.
+    pub(crate) include_usage: bool,
+}
+
+impl Heading {
+    /// The whole answer.
+    pub(crate) fn whole(&self, text: &str, finished: &Finished) -> Value {
+        let reason = finish_reason(finished);
+        let choice = match self.endpoint {
+            Endpoint::Chat => json!({
+                "index": 0,
+                "message": {"role": "assistant", "content": text, "refusal": null},
+                "logprobs": null,
+                "finish_reason": reason,
+            }),
+            Endpoint::Text => json!({
+                "index": 0, "text": text, "logprobs": null, "finish_reason": reason,
+            }),
+        };
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion",
+            Endpoint::Text => "text_completion",
+        };
+        let mut answer = self.outline(object, json!([choice]));
+        answer["usage"] = usage(finished);
+        answer
+    }
+
+    /// The first chunk of a streamed chat; other endpoints have none.
+    pub(crate) fn opening(&self) -> Option<Value> {
+        match self.endpoint {
+            Endpoint::Chat => {
+                Some(self.chunk(json!({"role": "assistant", "content": ""}), Value::Null))
+            }
+            Endpoint::Text => None,
+        }
+    }
+
+    /// A chunk of text.
+    pub(crate) fn text(&self, text: &str) -> Value {
+        match self.endpoint {
+            Endpoint::Chat => self.chunk(json!({"content": text}), Value::Null),
+            Endpoint::Text => self.chunk(text.into(), Value::Null),
+        }
+    }
+
+    /// The chunk that says why the text ends.
+    pub(crate) fn ending(&self, finished: &Finished) -> Value {
+        let reason = finish_reason(finished).into();
+        match self.endpoint {
+            Endpoint::Chat => self.chunk(json!({}), reason),
+            Endpoint::Text => self.chunk("".into(), reason),
+        }
+    }
+
+    /// The chunk with the token counts, where it was asked for.
+    pub(crate) fn usage(&self, finished: &Finished) -> Option<Value> {
+        self.include_usage.then(|| {
+            let mut chunk = self.outline(self.chunk_object(), json!([]));
+            chunk["usage"] = usage(finished);
+            chunk
+        })
+    }
+
+    fn chunk(&self, content: Value, reason: Value) -> Value {
+        let key = match self.endpoint {
+            Endpoint::Chat => "delta",
+            Endpoint::Text => "text",
+        };
+        let mut choice = json!({"index": 0});
+        choice[key] = content;
+        choice["logprobs"] = Value::Null;
+        choice["finish_reason"] = reason;
+        let mut chunk = self.outline(self.chunk_object(), json!([choice]));
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    fn chunk_object(&self) -> &'static str {
+        match self.endpoint {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Text => "text_completion",
+        }
+    }
+
+    fn outline(&self, object: &str, choices: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        })
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |elapsed| elapsed.as_secs())
+}
+
+fn usage(finished: &Finished) -> Value {
+    let (prompt, completion) = (finished.prompt_tokens, finished.completion_tokens);
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": u64::from(prompt) + u64::from(completion),
+    })
+}
+
+fn finish_reason(finished: &Finished) -> &'static str {
+    match finished.reason() {
+        FinishReason::Length => "length",
+        FinishReason::Stop | FinishReason::Cancelled | FinishReason::Unspecified => "stop",
+    }
+}
+
+const FINGERPRINT: &str = concat!("mlxcel-", env!("CARGO_PKG_VERSION"));

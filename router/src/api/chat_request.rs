@@ -1,0 +1,174 @@
+//! Reads the body of `POST /v1/chat/completions`.
+//!
+//! Strict: what cannot be done as asked is refused by name. The messages go to the node as text for
+//! the model's chat template, which is the node's to render.
+
+use mlxcel_protocol::v1::{ChatPrompt, GenerateRequest, generate_request::Prompt};
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::fields::{Fields, wrong_type};
+use super::sampling::{self, Streaming, is_empty_array, is_false};
+
+/// A request, ready for a node except for its id.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Parsed {
+    pub(crate) generate: GenerateRequest,
+    pub(crate) streaming: Streaming,
+}
+
+/// Reads a chat request.
+pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
+    let mut fields = Fields::of_body(body)?;
+    let model = fields.required_string("model")?;
+    let messages = messages(&mut fields)?;
+    let variables = fields.object("chat_template_kwargs")?;
+    let generate = GenerateRequest {
+        model,
+        prompt: Some(Prompt::Chat(ChatPrompt {
+            messages_json: Value::Array(messages).to_string(),
+            tools_json: String::new(),
+            template_variables_json: variables
+                .filter(|v| !v.is_empty())
+                .map_or_else(String::new, |v| Value::Object(v).to_string()),
+        })),
+        sampling: Some(sampling::sampling(&mut fields)?),
+        max_tokens: max_tokens(&mut fields)?,
+        stop: sampling::stop(&mut fields)?,
+        ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+        ..GenerateRequest::default()
+    };
+    let streaming = sampling::streaming(&mut fields)?;
+    sampling::without_effect(&mut fields)?;
+    unsupported(&mut fields)?;
+    fields.finish()?;
+    Ok(Parsed {
+        generate,
+        streaming,
+    })
+}
+
+/// `max_completion_tokens`, or its older name. 0, the wire's "as many as fit", when absent.
+fn max_tokens(fields: &mut Fields) -> Result<u32, ApiError> {
+    let new = fields.count("max_completion_tokens", 1)?;
+    let old = fields.count("max_tokens", 1)?;
+    match (new, old) {
+        (Some(new), Some(old)) if new != old => Err(ApiError::invalid(
+            "max_tokens",
+            format!(
+                "'max_tokens' ({old}) and 'max_completion_tokens' ({new}) contradict each other"
+            ),
+        )),
+        (new, old) => Ok(new.or(old).unwrap_or(0)),
+    }
+}
+
+fn unsupported(fields: &mut Fields) -> Result<(), ApiError> {
+    fields.only("logprobs", " except as false", is_false)?;
+    fields.only("top_logprobs", " except as 0", |v| v.as_i64() == Some(0))?;
+    fields.only("tools", " except as an empty array", is_empty_array)?;
+    fields.only("functions", " except as an empty array", is_empty_array)?;
+    let no_tools = |v: &Value| matches!(v.as_str(), Some("none" | "auto"));
+    fields.only("tool_choice", " except as 'none' or 'auto'", no_tools)?;
+    fields.only("function_call", " except as 'none' or 'auto'", no_tools)?;
+    fields.boolean("parallel_tool_calls")?;
+    fields.only("modalities", " except as [\"text\"]", |v| {
+        *v == json!(["text"])
+    })?;
+    for field in [
+        "audio",
+        "prediction",
+        "reasoning_effort",
+        "verbosity",
+        "web_search_options",
+    ] {
+        fields.only(field, "", |_| false)?;
+    }
+    Ok(())
+}
+
+fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
+    let messages = fields
+        .array("messages")?
+        .ok_or_else(|| ApiError::missing("messages"))?;
+    if messages.is_empty() {
+        return Err(ApiError::invalid(
+            "messages",
+            "'messages' must not be empty",
+        ));
+    }
+    let each = |(i, value)| message(value, &format!("messages[{i}]"));
+    messages.into_iter().enumerate().map(each).collect()
+}
+
+fn message(value: Value, name: &str) -> Result<Value, ApiError> {
+    let mut fields = Fields::of_value(value, name)?;
+    let role_name = fields.name("role");
+    let role = match fields.required_string("role")?.as_str() {
+        // Templates know only the older word for the same thing.
+        "developer" | "system" => "system",
+        "user" => "user",
+        "assistant" => "assistant",
+        role @ ("tool" | "function") => {
+            let message = format!("'{role_name}' is not supported as '{role}'");
+            return Err(ApiError::unsupported(&role_name, message));
+        }
+        other => {
+            let message = format!(
+                "'{role_name}' must be system, developer, user or assistant, got '{other}'"
+            );
+            return Err(ApiError::invalid(&role_name, message));
+        }
+    };
+    let content_name = fields.name("content");
+    let content = match fields.take("content") {
+        None => return Err(ApiError::missing(&content_name)),
+        Some(content) => text(content, &content_name)?,
+    };
+    let mut message = Map::new();
+    message.insert("role".to_owned(), role.into());
+    message.insert("content".to_owned(), content.into());
+    if let Some(author) = fields.string("name")? {
+        message.insert("name".to_owned(), author.into());
+    }
+    fields.only("tool_calls", " except as an empty array", is_empty_array)?;
+    fields.only("annotations", " except as an empty array", is_empty_array)?;
+    for field in ["audio", "function_call", "refusal", "tool_call_id"] {
+        fields.only(field, "", |_| false)?;
+    }
+    fields.finish()?;
+    Ok(Value::Object(message))
+}
+
+/// A string, or text parts, which are joined by line breaks: few templates know parts.
+fn text(content: Value, name: &str) -> Result<String, ApiError> {
+    let parts = match content {
+        Value::String(text) => return Ok(text),
+        Value::Array(parts) => parts,
+        other => return Err(wrong_type(name, "a string or an array of parts", &other)),
+    };
+    if parts.is_empty() {
+        return Err(ApiError::invalid(
+            name,
+            format!("'{name}' must not be empty"),
+        ));
+    }
+    let each = |(i, part)| text_part(part, &format!("{name}[{i}]"));
+    let texts: Result<Vec<_>, _> = parts.into_iter().enumerate().map(each).collect();
+    Ok(texts?.join("\n"))
+}
+
+fn text_part(part: Value, name: &str) -> Result<String, ApiError> {
+    let mut fields = Fields::of_value(part, name)?;
+    let type_name = fields.name("type");
+    match fields.required_string("type")?.as_str() {
+        "text" => {}
+        other => {
+            let message = format!("'{type_name}' is not supported except as 'text', got '{other}'");
+            return Err(ApiError::unsupported(&type_name, message));
+        }
+    }
+    let text = fields.required_string("text")?;
+    fields.finish()?;
+    Ok(text)
+}

@@ -1,0 +1,220 @@
+//! Serves the two completion endpoints: reads the request, runs it, sends the answer whole or as
+//! server-sent events.
+//!
+//! A streamed answer's headers are sent with its first token, not before: until then another node
+//! may still take over unseen, and a refusal still has its own status.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::Stream;
+use http::StatusCode;
+use mlxcel_protocol::v1::Finished;
+use serde_json::Value;
+
+use super::answer::{Endpoint, Heading, unix_seconds};
+use super::chat_request::{self, Parsed};
+use super::completion_request;
+use super::error::{ApiError, Envelope};
+use super::{App, BODY_LIMIT_BYTES};
+use crate::core::attempt::Commit;
+use crate::core::refusal::Refusal;
+use crate::metrics::Metrics;
+use crate::nodes::roster::now;
+use crate::relay::{Piece, Run};
+
+type Body = Result<Bytes, BytesRejection>;
+
+/// `POST /v1/chat/completions`
+pub(super) async fn chat(State(app): State<App>, body: Body) -> Response {
+    serve(app, body, Endpoint::Chat, chat_request::parse).await
+}
+
+/// `POST /v1/completions`
+pub(super) async fn text(State(app): State<App>, body: Body) -> Response {
+    serve(app, body, Endpoint::Text, completion_request::parse).await
+}
+
+async fn serve(
+    app: App,
+    body: Body,
+    endpoint: Endpoint,
+    parse: fn(&[u8]) -> Result<Parsed, ApiError>,
+) -> Response {
+    let metrics = app.relay.metrics.clone();
+    let parsed = body.map_err(unreadable).and_then(|body| parse(&body));
+    let answer = match parsed {
+        Ok(parsed) => answer(app, endpoint, parsed).await,
+        Err(error) => Err(error),
+    };
+    let response = answer.unwrap_or_else(IntoResponse::into_response);
+    metrics.answered(endpoint.name(), response.status().as_u16());
+    response
+}
+
+fn unreadable(rejection: BytesRejection) -> ApiError {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(BODY_LIMIT_BYTES),
+        _ => ApiError::bad_request(rejection.body_text()),
+    }
+}
+
+async fn answer(app: App, endpoint: Endpoint, parsed: Parsed) -> Result<Response, ApiError> {
+    let Parsed {
+        mut generate,
+        streaming,
+    } = parsed;
+    generate.request_id = app.new_id(endpoint.id_prefix());
+    let heading = Heading {
+        endpoint,
+        id: generate.request_id.clone(),
+        model: generate.model.clone(),
+        created: unix_seconds(),
+        include_usage: streaming.include_usage,
+    };
+    let commit = match streaming.on {
+        true => Commit::FirstToken,
+        false => Commit::Finish,
+    };
+    let mut answering = Answering {
+        heading,
+        began: now(),
+        metrics: app.relay.metrics.clone(),
+        run: Run::new(app.relay, generate, commit),
+        seen_token: false,
+    };
+    if streaming.on {
+        let first = answering.next().await?;
+        Ok(stream(answering, first))
+    } else {
+        whole(answering).await
+    }
+}
+
+/// A request being answered.
+struct Answering {
+    heading: Heading,
+    began: Instant,
+    metrics: Metrics,
+    run: Run,
+    seen_token: bool,
+}
+
+impl Answering {
+    async fn next(&mut self) -> Result<Piece, Refusal> {
+        let piece = self.run.next().await?;
+        let model = &self.heading.model;
+        if matches!(piece, Piece::Text(_)) && !std::mem::replace(&mut self.seen_token, true) {
+            let took = now().saturating_duration_since(self.began);
+            self.metrics.first_token(model, took);
+        }
+        if let Piece::Finished(finished) = &piece {
+            let (prompt, completion) = (finished.prompt_tokens, finished.completion_tokens);
+            self.metrics.tokens(model, prompt, completion);
+        }
+        Ok(piece)
+    }
+}
+
+async fn whole(mut answering: Answering) -> Result<Response, ApiError> {
+    let mut text = String::new();
+    loop {
+        match answering.next().await? {
+            Piece::Text(more) => text.push_str(&more),
+            Piece::Restart => text.clear(),
+            Piece::Finished(finished) => {
+                return Ok(Json(answering.heading.whole(&text, &finished)).into_response());
+            }
+        }
+    }
+}
+
+fn stream(answering: Answering, first: Piece) -> Response {
+    let opening = answering.heading.opening();
+    let mut events: Vec<Event> = opening.iter().map(event).collect();
+    let going = Going {
+        over: part(&answering, Ok(first), &mut events),
+        answering,
+        // In the order they are taken from the end.
+        ready: events.into_iter().rev().collect(),
+    };
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
+    let mut response = Sse::new(going.into_stream())
+        .keep_alive(keep_alive)
+        .into_response();
+    // Proxies that gather responses would hold tokens back.
+    let no = http::HeaderValue::from_static("no");
+    response.headers_mut().insert("x-accel-buffering", no);
+    response
+}
+
+struct Going {
+    answering: Answering,
+    ready: Vec<Event>,
+    over: bool,
+}
+
+impl Going {
+    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        futures::stream::unfold(self, |mut going| async move {
+            loop {
+                if let Some(event) = going.ready.pop() {
+                    return Some((Ok(event), going));
+                }
+                if going.over {
+                    return None;
+                }
+                let piece = going.answering.next().await;
+                going.over = part(&going.answering, piece, &mut going.ready);
+                going.ready.reverse();
+            }
+        })
+    }
+}
+
+/// Appends the events of one part of the answer; true when it is the last.
+fn part(answering: &Answering, piece: Result<Piece, Refusal>, events: &mut Vec<Event>) -> bool {
+    let heading = &answering.heading;
+    match piece {
+        Ok(Piece::Text(text)) if text.is_empty() => false,
+        Ok(Piece::Text(text)) => {
+            events.push(event(&heading.text(&text)));
+            false
+        }
+        Ok(Piece::Finished(finished)) => {
+            events.extend(end(heading, &finished));
+            true
+        }
+        // A streamed answer commits with its first token and is not restarted after it.
+        Ok(Piece::Restart) => false,
+        Err(refusal) => {
+            tracing::warn!(request = %heading.id, %refusal, "answer broken off");
+            answering.metrics.broke_off();
+            let error = ApiError::from(refusal).body;
+            let envelope = serde_json::to_value(Envelope { error: &error });
+            events.extend(envelope.ok().as_ref().map(event));
+            true
+        }
+    }
+}
+
+fn end(heading: &Heading, finished: &Finished) -> Vec<Event> {
+    let mut events = vec![event(&heading.ending(finished))];
+    events.extend(heading.usage(finished).as_ref().map(event));
+    events.push(Event::default().data("[DONE]"));
+    events
+}
+
+fn event(json: &Value) -> Event {
+    // JSON escapes line breaks, so this is always one line.
+    Event::default().data(json.to_string())
+}
+
+/// Proxies commonly drop connections that are silent for a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -1,0 +1,353 @@
+//! A request's life: chosen, started, first token, finished, and what a failure means at each point.
+//!
+//! Until something has been shown to the client, a failure that another node or a later try may not
+//! share costs a retry; afterwards it is the client's error. Chooses no node itself (`dispatch`),
+//! sends nothing (`relay`).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use mlxcel_protocol::v1::FailureKind;
+
+use super::dispatch::{self, Absence, Choice, Standing};
+use super::fleet::{Fleet, Member, NodeId};
+use super::refusal::Refusal;
+
+/// How many workers may crash under one request before it is taken for the cause.
+pub(crate) const MOST_CRASHES: u32 = 3;
+
+/// The first pause before a node that failed a request is tried again with it; doubles up to
+/// `LONGEST_PAUSE`.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest such pause.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// When the client has been shown something that a retry could contradict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Commit {
+    /// With the first token: the answer is streamed.
+    FirstToken,
+    /// At the end only: the answer is sent whole.
+    Finish,
+}
+
+/// What to do next for a request that is on no node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Send it to this node.
+    Generate(NodeId),
+    /// Have this node load the model, unless that is under way, then ask again.
+    Load(NodeId),
+    /// Ask again when the fleet has changed, and at this time at the latest.
+    Wait(Option<Instant>),
+    /// Give up.
+    Refuse(Refusal),
+}
+
+/// What happened to a request on its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// The prompt is admitted. No token yet.
+    Started,
+    /// Output came.
+    Delta,
+    /// The request ended well.
+    Finished,
+    /// The node says it failed.
+    Failed(FailureKind, String),
+    /// The connection to the node, or the request's stream on it, broke.
+    Lost(String),
+}
+
+/// What a happening means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing for the client yet.
+    Hold,
+    /// Pass it on.
+    Forward,
+    /// Drop what came from this node and ask for the next step. Holds the cause, for the log.
+    Retry(String),
+    /// Tell the client; nothing follows.
+    Fail(Refusal),
+}
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    model: String,
+    commit: Commit,
+    patience: Duration,
+    waited: Duration,
+    waiting_since: Option<Instant>,
+    phase: Phase,
+    setbacks: BTreeMap<NodeId, Setback>,
+    crashes: u32,
+    last_failure: Option<(FailureKind, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Choosing,
+    Sent(NodeId),
+    Started(NodeId),
+    /// The client has seen output.
+    Committed(NodeId),
+    Ended,
+}
+
+/// How a node failed this request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setback {
+    kind: SetbackKind,
+    /// The earliest retry.
+    until: Instant,
+    times: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum SetbackKind {
+    /// Had no room.
+    Busy,
+    /// What made it fail should show in a later report, or in its return under a new epoch.
+    Stale { epoch: u64, reports: u64 },
+    /// Its engine failed; it would again.
+    Broken,
+}
+
+impl Attempt {
+    /// A request for `model` that may wait `patience` in all for a node to serve it.
+    pub(crate) fn new(model: &str, commit: Commit, patience: Duration) -> Self {
+        Self {
+            model: model.to_owned(),
+            commit,
+            patience,
+            waited: Duration::ZERO,
+            waiting_since: None,
+            phase: Phase::Choosing,
+            setbacks: BTreeMap::new(),
+            crashes: 0,
+            last_failure: None,
+        }
+    }
+
+    /// The model asked for.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// What to do now. Only asked while the request is on no node.
+    pub(crate) fn next(&mut self, fleet: &Fleet, now: Instant) -> Step {
+        let choice = dispatch::choose(fleet, &self.model, now, |id, m| self.standing(id, m, now));
+        match choice {
+            Choice::Serve(node) => {
+                self.stop_waiting(now);
+                self.phase = Phase::Sent(node.clone());
+                Step::Generate(node)
+            }
+            Choice::Load(node) => {
+                self.stop_waiting(now);
+                Step::Load(node)
+            }
+            // However long a load takes: it ends, and a node that hangs is lost.
+            Choice::Loading => {
+                self.stop_waiting(now);
+                Step::Wait(None)
+            }
+            Choice::Busy => self.wait(now, Absence::Away),
+            Choice::Nowhere(Absence::Unknown) => self.end(Refusal::UnknownModel {
+                model: self.model.clone(),
+                served: fleet.models().into_keys().map(str::to_owned).collect(),
+            }),
+            Choice::Nowhere(Absence::LoadFailed(message)) => self.end(Refusal::LoadFailed {
+                model: self.model.clone(),
+                message,
+            }),
+            Choice::Nowhere(absence) if self.is_hopeless(fleet) => {
+                let refusal = self.refusal(absence);
+                self.end(refusal)
+            }
+            Choice::Nowhere(absence) => self.wait(now, absence),
+        }
+    }
+
+    /// Something happened on the node the request was sent to.
+    pub(crate) fn on(&mut self, happening: Happening, fleet: &Fleet, now: Instant) -> Verdict {
+        let (node, committed) = match &self.phase {
+            Phase::Sent(node) | Phase::Started(node) => (node.clone(), false),
+            Phase::Committed(node) => (node.clone(), true),
+            Phase::Choosing | Phase::Ended => return Verdict::Hold,
+        };
+        match happening {
+            Happening::Started if committed => Verdict::Hold,
+            Happening::Started => {
+                self.phase = Phase::Started(node);
+                Verdict::Hold
+            }
+            Happening::Delta => {
+                self.phase = match self.commit {
+                    Commit::FirstToken => Phase::Committed(node),
+                    Commit::Finish => Phase::Started(node),
+                };
+                Verdict::Forward
+            }
+            Happening::Finished => {
+                self.phase = Phase::Ended;
+                Verdict::Forward
+            }
+            Happening::Failed(kind, message) if committed => {
+                self.fail(after_first_token(kind, message))
+            }
+            Happening::Lost(cause) if committed => self.fail(Refusal::NodeLost { node, cause }),
+            Happening::Failed(kind, message) => self.failed(node, kind, message, fleet, now),
+            Happening::Lost(cause) => {
+                self.set_back(&node, fleet, now, FailureKind::WorkerLost);
+                let cause = format!("node {node} was lost: {cause}");
+                self.last_failure = Some((FailureKind::WorkerLost, cause.clone()));
+                self.phase = Phase::Choosing;
+                Verdict::Retry(cause)
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        node: NodeId,
+        kind: FailureKind,
+        message: String,
+        fleet: &Fleet,
+        now: Instant,
+    ) -> Verdict {
+        if kind == FailureKind::InvalidRequest {
+            return self.fail(Refusal::Invalid(message));
+        }
+        if kind == FailureKind::WorkerLost && matches!(self.phase, Phase::Started(_)) {
+            self.crashes += 1;
+            if self.crashes >= MOST_CRASHES {
+                return self.fail(Refusal::Crashes {
+                    times: self.crashes,
+                    message,
+                });
+            }
+        }
+        self.set_back(&node, fleet, now, kind);
+        self.last_failure = Some((kind, message.clone()));
+        self.phase = Phase::Choosing;
+        Verdict::Retry(format!("node {node}: {message}"))
+    }
+
+    fn set_back(&mut self, node: &NodeId, fleet: &Fleet, now: Instant, kind: FailureKind) {
+        let times = self.setbacks.get(node).map_or(0, |s| s.times) + 1;
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << (times - 1).min(8))
+            .min(LONGEST_PAUSE);
+        let (epoch, reports) = fleet.get(node).map_or((0, 0), |m| (m.epoch, m.reports));
+        let setback = Setback {
+            kind: match kind {
+                FailureKind::Overloaded => SetbackKind::Busy,
+                FailureKind::WorkerLost | FailureKind::Draining | FailureKind::ModelNotFound => {
+                    SetbackKind::Stale { epoch, reports }
+                }
+                FailureKind::Internal | FailureKind::InvalidRequest | FailureKind::Unspecified => {
+                    SetbackKind::Broken
+                }
+            },
+            until: now + pause,
+            times,
+        };
+        self.setbacks.insert(node.clone(), setback);
+    }
+
+    fn standing(&self, node: &NodeId, member: &Member, now: Instant) -> Standing {
+        let Some(setback) = self.setbacks.get(node) else {
+            return Standing::Free;
+        };
+        let paused = now < setback.until;
+        match setback.kind {
+            SetbackKind::Broken => Standing::Failed,
+            SetbackKind::Busy if paused => Standing::Busy,
+            SetbackKind::Stale { epoch, reports }
+                if paused || (member.epoch == epoch && member.reports <= reports) =>
+            {
+                Standing::Failed
+            }
+            SetbackKind::Busy | SetbackKind::Stale { .. } => Standing::Free,
+        }
+    }
+
+    /// Whether every living node that has or could load the model has failed in a way that waiting
+    /// does not mend.
+    fn is_hopeless(&self, fleet: &Fleet) -> bool {
+        let broken = |id: &NodeId| {
+            self.setbacks
+                .get(id)
+                .is_some_and(|s| s.kind == SetbackKind::Broken)
+        };
+        let mut able = fleet
+            .alive()
+            .filter(|(_, m)| m.report.knows(&self.model))
+            .peekable();
+        able.peek().is_some() && able.all(|(id, _)| broken(id))
+    }
+
+    fn wait(&mut self, now: Instant, absence: Absence) -> Step {
+        let since = *self.waiting_since.get_or_insert(now);
+        let deadline = since + self.patience.saturating_sub(self.waited);
+        if now >= deadline {
+            let refusal = self.refusal(absence);
+            return self.end(refusal);
+        }
+        let pauses = self.setbacks.values().map(|s| s.until).filter(|t| *t > now);
+        let wake = pauses.fold(deadline, Instant::min);
+        Step::Wait(Some(wake))
+    }
+
+    fn stop_waiting(&mut self, now: Instant) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += now.saturating_duration_since(since);
+        }
+    }
+
+    fn refusal(&self, absence: Absence) -> Refusal {
+        match &self.last_failure {
+            Some((FailureKind::Overloaded, message)) => Refusal::Overloaded(message.clone()),
+            Some((FailureKind::Internal | FailureKind::Unspecified, message)) => {
+                Refusal::Internal(message.clone())
+            }
+            last => Refusal::NoNode {
+                model: self.model.clone(),
+                waited: self.patience,
+                why: match (last, absence) {
+                    (Some((_, message)), _) => message.clone(),
+                    (None, Absence::NoNodes) => "no node is connected".to_owned(),
+                    (None, _) => {
+                        "the nodes that have it are lost, draining or restarting".to_owned()
+                    }
+                },
+            },
+        }
+    }
+
+    fn end(&mut self, refusal: Refusal) -> Step {
+        self.phase = Phase::Ended;
+        Step::Refuse(refusal)
+    }
+
+    fn fail(&mut self, refusal: Refusal) -> Verdict {
+        self.phase = Phase::Ended;
+        Verdict::Fail(refusal)
+    }
+}
+
+/// A failure the client has to be told of, since it has seen part of the answer.
+fn after_first_token(kind: FailureKind, message: String) -> Refusal {
+    match kind {
+        FailureKind::InvalidRequest => Refusal::Invalid(message),
+        FailureKind::Overloaded => Refusal::Overloaded(message),
+        FailureKind::WorkerLost
+        | FailureKind::Draining
+        | FailureKind::ModelNotFound
+        | FailureKind::Internal
+        | FailureKind::Unspecified => Refusal::Internal(message),
+    }
+}

@@ -1,0 +1,105 @@
+//! Chooses the node for a request: the least loaded of those that have the model ready, else the
+//! least loaded that could load it.
+//!
+//! A pure function of the fleet; knows neither the request's history (`attempt` tells it which nodes
+//! to leave out) nor how a node is reached.
+
+use std::time::Instant;
+
+use super::fleet::{Fleet, Member, NodeId};
+
+/// How a request regards a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// May be chosen.
+    Free,
+    /// Had no room a moment ago; worth waiting for rather than loading the model elsewhere.
+    Busy,
+    /// Failed this request.
+    Failed,
+}
+
+/// Where a request can go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Send it there.
+    Serve(NodeId),
+    /// Have that node load the model, then choose again.
+    Load(NodeId),
+    /// The model is being loaded somewhere.
+    Loading,
+    /// Every node that has the model has no room.
+    Busy,
+    /// Nobody can serve it now.
+    Nowhere(Absence),
+}
+
+/// Why nobody can serve a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// No node is connected, so nothing is known about any model.
+    NoNodes,
+    /// Nodes are connected, and none of them (nor any lately lost) knows the model.
+    Unknown,
+    /// The nodes that know the model are lost, draining, restarting or have failed the request.
+    Away,
+    /// Every node that could load it failed to, lately; the message of the first.
+    LoadFailed(String),
+}
+
+/// Chooses for a request for `model`, regarding each node as `standing` says.
+pub(crate) fn choose(
+    fleet: &Fleet,
+    model: &str,
+    now: Instant,
+    standing: impl Fn(&NodeId, &Member) -> Standing,
+) -> Choice {
+    let free = |id: &NodeId, m: &Member| standing(id, m) == Standing::Free;
+    let serving = || fleet.alive().filter(|(_, m)| m.report.serves(model));
+    if let Some(node) = least_loaded(serving().filter(|(id, m)| free(id, m))) {
+        return Choice::Serve(node);
+    }
+    if serving().any(|(id, m)| standing(id, m) == Standing::Busy) {
+        return Choice::Busy;
+    }
+    let usable = || fleet.alive().filter(|(id, m)| free(id, m));
+    if usable().any(|(id, m)| m.report.is_loading(model) || fleet.load_under_way(id, model)) {
+        return Choice::Loading;
+    }
+    let loadable = || usable().filter(|(_, m)| m.report.could_load(model));
+    let untried = loadable().filter(|(_, m)| m.failed_load(model, now).is_none());
+    if let Some(node) = least_loaded(untried) {
+        return Choice::Load(node);
+    }
+    Choice::Nowhere(
+        match loadable().find_map(|(_, m)| m.failed_load(model, now)) {
+            Some(message) => Absence::LoadFailed(message.to_owned()),
+            None => absence(fleet, model),
+        },
+    )
+}
+
+fn absence(fleet: &Fleet, model: &str) -> Absence {
+    if fleet.members().any(|(_, m)| m.report.knows(model)) {
+        Absence::Away
+    } else if fleet.alive().next().is_none() {
+        Absence::NoNodes
+    } else {
+        Absence::Unknown
+    }
+}
+
+/// Least requests for each ready worker; among equals the one picked longest ago, then by id.
+fn least_loaded<'a>(nodes: impl Iterator<Item = (&'a NodeId, &'a Member)>) -> Option<NodeId> {
+    nodes
+        .min_by(|(id_a, a), (id_b, b)| {
+            let workers = |m: &Member| u64::from(m.report.ready_workers.max(1));
+            // load_a / workers_a against load_b / workers_b, without dividing.
+            let of_a = u64::from(a.load()) * workers(b);
+            let of_b = u64::from(b.load()) * workers(a);
+            of_a.cmp(&of_b)
+                .then(a.last_pick.cmp(&b.last_pick))
+                .then_with(|| id_a.cmp(id_b))
+        })
+        .map(|(id, _)| id.clone())
+}

@@ -1,0 +1,255 @@
+//! The nodes as far as this router knows: who is alive, how loaded, with which models.
+//!
+//! Bookkeeping only: it chooses no node (`dispatch`) and holds no connection (`cluster`). A node is
+//! alive while it reports; `SILENCE` without a report and it is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::report::Report;
+
+/// A node that reports nothing for this long is lost, whatever its sockets say.
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long a lost node's models are remembered, so that requests for them wait for its return
+/// rather than being told that no such model exists.
+pub(crate) const MEMORY: Duration = Duration::from_secs(600);
+
+/// How long a failed load keeps the router from asking the same node again.
+pub(crate) const LOAD_PAUSE: Duration = Duration::from_secs(30);
+
+/// A node's identity: the fingerprint of its public key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NodeId(Arc<str>);
+
+impl NodeId {
+    pub(crate) fn new(fingerprint: &str) -> Self {
+        Self(fingerprint.into())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first characters, enough for people to tell nodes apart.
+    pub(crate) fn short(&self) -> &str {
+        self.0.get(..8).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+/// A request of ours on a node, from being chosen until it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pick {
+    pub(crate) node: NodeId,
+    epoch: u64,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// The latest report.
+    pub(crate) report: Report,
+    /// When the node is lost: when that was noticed.
+    pub(crate) lost_at: Option<Instant>,
+    /// Distinguishes the node's appearances; changes when a lost node returns.
+    pub(crate) epoch: u64,
+    /// Reports received in this appearance.
+    pub(crate) reports: u64,
+    /// When the latest report came.
+    pub(crate) heard_at: Instant,
+    /// Our requests on the node now.
+    pub(crate) own: u32,
+    /// Requests of other routers, as of the latest report.
+    others: u32,
+    /// Orders nodes by when they were last picked.
+    pub(crate) last_pick: u64,
+    failed_loads: BTreeMap<String, (Instant, String)>,
+}
+
+impl Member {
+    pub(crate) fn alive(&self) -> bool {
+        self.lost_at.is_none()
+    }
+
+    /// Requests on the node: ours, known exactly, and those of others, as last reported. A report
+    /// lags behind our picks, so ours are never read from it.
+    pub(crate) fn load(&self) -> u32 {
+        self.others.saturating_add(self.own)
+    }
+
+    /// Why the last load of `model` failed here, while that is recent.
+    pub(crate) fn failed_load(&self, model: &str, now: Instant) -> Option<&str> {
+        let (at, message) = self.failed_loads.get(model)?;
+        (now.saturating_duration_since(*at) < LOAD_PAUSE).then_some(message.as_str())
+    }
+}
+
+/// All nodes, alive or recently lost.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    members: BTreeMap<NodeId, Member>,
+    /// Loads this router has asked for and not heard the end of.
+    loads: BTreeSet<(NodeId, String)>,
+    epochs: u64,
+    picks: u64,
+}
+
+impl Fleet {
+    /// Every member in the order of ids, lost ones included.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        self.members.iter()
+    }
+
+    /// Members that are not lost.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        self.members.iter().filter(|(_, m)| m.alive())
+    }
+
+    pub(crate) fn get(&self, node: &NodeId) -> Option<&Member> {
+        self.members.get(node)
+    }
+
+    /// A report arrived: the node is alive.
+    pub(crate) fn heard(&mut self, node: &NodeId, report: Report, now: Instant) {
+        let epochs = &mut self.epochs;
+        let mut appear = || {
+            *epochs += 1;
+            Member {
+                report: Report::default(),
+                lost_at: None,
+                epoch: *epochs,
+                reports: 0,
+                heard_at: now,
+                own: 0,
+                others: 0,
+                last_pick: 0,
+                failed_loads: BTreeMap::new(),
+            }
+        };
+        let member = self.members.entry(node.clone()).or_insert_with(&mut appear);
+        if !member.alive() {
+            *member = appear();
+        }
+        member.others = report.queued.saturating_sub(member.own);
+        member.report = report;
+        member.reports += 1;
+        member.heard_at = now;
+    }
+
+    /// The connection to the node ended. False when the node was not alive.
+    pub(crate) fn lose(&mut self, node: &NodeId, now: Instant) -> bool {
+        self.loads.retain(|(n, _)| n != node);
+        match self.members.get_mut(node) {
+            Some(member) if member.alive() => {
+                member.lost_at = Some(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Loses every node that has been silent too long and returns them; forgets those lost long ago.
+    pub(crate) fn lose_silent(&mut self, now: Instant) -> Vec<NodeId> {
+        self.members.retain(|_, member| {
+            member
+                .lost_at
+                .is_none_or(|at| now.saturating_duration_since(at) < MEMORY)
+        });
+        let silent: Vec<NodeId> = self
+            .alive()
+            .filter(|(_, m)| now.saturating_duration_since(m.heard_at) >= SILENCE)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for node in &silent {
+            self.lose(node, now);
+        }
+        silent
+    }
+
+    /// Counts a request of ours towards the node's load until `release`.
+    pub(crate) fn pick(&mut self, node: &NodeId) -> Option<Pick> {
+        let member = self.members.get_mut(node).filter(|m| m.alive())?;
+        self.picks += 1;
+        member.own += 1;
+        member.last_pick = self.picks;
+        Some(Pick {
+            node: node.clone(),
+            epoch: member.epoch,
+        })
+    }
+
+    /// The request has ended on the node.
+    pub(crate) fn release(&mut self, pick: &Pick) {
+        if let Some(member) = self.members.get_mut(&pick.node)
+            && member.epoch == pick.epoch
+        {
+            member.own = member.own.saturating_sub(1);
+        }
+    }
+
+    /// A load was asked for. False when that load is already under way.
+    pub(crate) fn load_begins(&mut self, node: &NodeId, model: &str) -> bool {
+        self.loads.insert((node.clone(), model.to_owned()))
+    }
+
+    /// A load this router asked for has ended; `failure` says why it failed.
+    pub(crate) fn load_ends(
+        &mut self,
+        node: &NodeId,
+        model: &str,
+        failure: Option<String>,
+        now: Instant,
+    ) {
+        // A node that was lost meanwhile has failed at nothing.
+        if !self.loads.remove(&(node.clone(), model.to_owned())) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(node) else {
+            return;
+        };
+        match failure {
+            Some(message) => {
+                member.failed_loads.insert(model.to_owned(), (now, message));
+            }
+            None => {
+                member.failed_loads.remove(model);
+                // The node said so; its next report, which may be on its way, will say it again.
+                let holding = member.report.models.entry(model.to_owned()).or_default();
+                holding.ready_on = holding.ready_on.max(1);
+            }
+        }
+    }
+
+    /// Whether this router is having `node` load `model`.
+    pub(crate) fn load_under_way(&self, node: &NodeId, model: &str) -> bool {
+        self.loads.contains(&(node.clone(), model.to_owned()))
+    }
+
+    /// Names of models that can be asked for now, and whether each is ready rather than loadable.
+    pub(crate) fn models(&self) -> BTreeMap<&str, bool> {
+        let mut models = BTreeMap::new();
+        for (_, member) in self.alive().filter(|(_, m)| !m.report.draining) {
+            for name in &member.report.loadable {
+                models.entry(name.as_str()).or_insert(false);
+            }
+            for name in member.report.models.keys() {
+                *models.entry(name.as_str()).or_insert(false) |= member.report.serves(name);
+            }
+        }
+        models
+    }
+}

@@ -1,0 +1,13 @@
+//! The router's decisions: which node serves a request, and what follows when it cannot.
+//!
+//! State machines that take events and `now` and answer with what to do. They own no socket, task or
+//! clock; `cluster` feeds them what nodes say, `relay` carries out what they decide.
+
+pub(crate) mod attempt;
+pub(crate) mod dispatch;
+pub(crate) mod fleet;
+pub(crate) mod refusal;
+pub(crate) mod report;
+
+#[cfg(test)]
+mod tests;

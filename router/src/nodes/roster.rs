@@ -1,0 +1,220 @@
+//! The nodes this router is connected to, shared by everything that talks to or about them.
+//!
+//! Puts the fleet, each node's connection and a signal of change behind one lock. Opens no
+//! connection (`link` does) and chooses no node (`core` does).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use mlxcel_protocol::v1::NodeState;
+use mlxcel_protocol::v1::node_client::NodeClient;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::core::attempt::{Attempt, Step};
+use crate::core::fleet::{Fleet, NodeId, Pick, SILENCE};
+use crate::core::refusal::Refusal;
+use crate::core::report::Report;
+
+/// Shared knowledge of the nodes. Clones are the same roster.
+#[derive(Debug, Clone)]
+pub(crate) struct Roster(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fleet: Fleet,
+    links: HashMap<NodeId, Link>,
+    latest: BTreeMap<NodeId, NodeState>,
+}
+
+/// A connection to a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) client: NodeClient<Channel>,
+    pub(crate) loss: Loss,
+}
+
+/// Tells all who use a connection that it is gone, and why.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loss {
+    token: CancellationToken,
+    cause: Arc<OnceLock<String>>,
+}
+
+impl Loss {
+    /// Ends when the connection is gone; says why.
+    pub(crate) async fn wait(&self) -> String {
+        self.token.cancelled().await;
+        self.cause
+            .get()
+            .map_or("the connection ended", String::as_str)
+            .to_owned()
+    }
+
+    fn declare(&self, cause: &str) {
+        // The first cause is the one: what follows is its consequence.
+        let _ = self.cause.set(cause.to_owned());
+        self.token.cancel();
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.cause, &other.cause)
+    }
+}
+
+/// What a request is to do, with what it needs for it.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Go to this node.
+    Go(Pick, Link),
+    /// The model has to be loaded there; nobody is doing it yet.
+    Load(NodeId, Link),
+    /// Wait for a change, until then at most.
+    Wait(Option<Instant>),
+    /// Give up.
+    Refuse(Refusal),
+}
+
+impl Roster {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+        }))
+    }
+
+    /// Changes from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// Looks at the fleet.
+    pub(crate) fn fleet<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
+        look(&self.lock().fleet)
+    }
+
+    /// Looks at the living nodes, each with its latest state as it came.
+    pub(crate) fn latest<T>(
+        &self,
+        look: impl FnOnce(&Fleet, &BTreeMap<NodeId, NodeState>) -> T,
+    ) -> T {
+        let state = self.lock();
+        look(&state.fleet, &state.latest)
+    }
+
+    /// A connection to the node works. An older one to the same node is given up.
+    pub(crate) fn connected(&self, node: &NodeId, client: NodeClient<Channel>) -> Loss {
+        let loss = Loss::default();
+        let link = Link {
+            client,
+            loss: loss.clone(),
+        };
+        let old = self.lock().links.insert(node.clone(), link);
+        if let Some(old) = old {
+            old.loss.declare("replaced by a new connection");
+        }
+        loss
+    }
+
+    /// The node reported over the connection that `loss` belongs to.
+    pub(crate) fn heard(&self, node: &NodeId, loss: &Loss, state: NodeState) {
+        let mut guard = self.lock();
+        let current = guard.links.get(node).is_some_and(|l| l.loss.same(loss));
+        if !current {
+            return;
+        }
+        guard.fleet.heard(node, Report::new(&state), now());
+        guard.latest.insert(node.clone(), state);
+        drop(guard);
+        self.0.changed.send_replace(());
+    }
+
+    /// The connection that `loss` belongs to has ended.
+    pub(crate) fn lost(&self, node: &NodeId, loss: &Loss, cause: &str) {
+        let mut guard = self.lock();
+        if guard.links.get(node).is_some_and(|l| l.loss.same(loss)) {
+            guard.links.remove(node);
+            guard.latest.remove(node);
+            guard.fleet.lose(node, now());
+        }
+        drop(guard);
+        loss.declare(cause);
+        self.0.changed.send_replace(());
+    }
+
+    /// Loses nodes as they fall silent. Never ends.
+    pub(crate) async fn watch_silence(self) {
+        let mut tick = tokio::time::interval(SILENCE / 12);
+        loop {
+            tick.tick().await;
+            let mut guard = self.lock();
+            let silent = guard.fleet.lose_silent(now());
+            let links: Vec<Link> = silent
+                .iter()
+                .filter_map(|node| {
+                    guard.latest.remove(node);
+                    guard.links.remove(node)
+                })
+                .collect();
+            drop(guard);
+            for link in &links {
+                link.loss.declare(SILENT);
+            }
+            if !silent.is_empty() {
+                self.0.changed.send_replace(());
+            }
+        }
+    }
+
+    /// What the request is to do now; a node it goes to counts it from here on.
+    pub(crate) fn order(&self, attempt: &mut Attempt) -> Order {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match attempt.next(&state.fleet, now()) {
+            Step::Generate(node) => match (state.links.get(&node), state.fleet.pick(&node)) {
+                (Some(link), Some(pick)) => Order::Go(pick, link.clone()),
+                // Links and the fleet change under one lock, so a living member has a link.
+                _ => Order::Wait(Some(now())),
+            },
+            Step::Load(node) => match state.links.get(&node) {
+                Some(link) if state.fleet.load_begins(&node, attempt.model()) => {
+                    Order::Load(node, link.clone())
+                }
+                _ => Order::Wait(None),
+            },
+            Step::Wait(until) => Order::Wait(until),
+            Step::Refuse(refusal) => Order::Refuse(refusal),
+        }
+    }
+
+    /// A request has left its node.
+    pub(crate) fn release(&self, pick: &Pick) {
+        self.lock().fleet.release(pick);
+    }
+
+    /// A load that `order` asked for has ended.
+    pub(crate) fn load_ended(&self, node: &NodeId, model: &str, failure: Option<String>) {
+        self.lock().fleet.load_ends(node, model, failure, now());
+        self.0.changed.send_replace(());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves plain data behind, not a broken invariant.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time, as tests may have paused it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+const SILENT: &str = "the node reported nothing for 3 s";

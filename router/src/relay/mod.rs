@@ -1,0 +1,158 @@
+//! Carries one request to nodes and its answer back, retrying as `core::attempt` decides.
+//!
+//! Owns the calls, not the rules: it waits, sends, and reports what happened. Dropping a `Run`
+//! cancels the request on its node. Knows nothing of HTTP.
+
+mod leg;
+mod load;
+
+use std::time::Duration;
+
+use mlxcel_protocol::v1::{Finished, GenerateRequest};
+use tokio_util::sync::CancellationToken;
+
+use crate::core::attempt::{Attempt, Commit, Verdict};
+use crate::core::refusal::Refusal;
+use crate::metrics::{InFlight, Metrics};
+use crate::nodes::roster::{Order, Roster, now};
+use leg::Leg;
+
+/// What requests need of the router.
+#[derive(Debug, Clone)]
+pub(crate) struct Relay {
+    pub(crate) roster: Roster,
+    pub(crate) metrics: Metrics,
+    /// Cancelled when running requests are to end at once.
+    pub(crate) stopping: CancellationToken,
+    /// How long a request waits, in all, for a node to serve it.
+    pub(crate) patience: Duration,
+}
+
+/// A part of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Piece {
+    /// More text; may be empty.
+    Text(String),
+    /// The answer starts again on another node: what came so far is void. Only while committing at
+    /// the end.
+    Restart,
+    /// The end.
+    Finished(Finished),
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Run {
+    relay: Relay,
+    request: GenerateRequest,
+    attempt: Attempt,
+    leg: Option<Leg>,
+    legs: u32,
+    /// Whether a part has been handed out that a retry makes void.
+    delivered: bool,
+    _in_flight: InFlight,
+}
+
+impl Run {
+    /// A request that has gone nowhere yet. Its id becomes the wire's.
+    pub(crate) fn new(relay: Relay, request: GenerateRequest, commit: Commit) -> Self {
+        let attempt = Attempt::new(&request.model, commit, relay.patience);
+        let in_flight = relay.metrics.request_begins();
+        Self {
+            relay,
+            request,
+            attempt,
+            leg: None,
+            legs: 0,
+            delivered: false,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// The answer's next part. After `Finished` or an error nothing follows.
+    ///
+    /// May be dropped and asked again only once a part has come.
+    pub(crate) async fn next(&mut self) -> Result<Piece, Refusal> {
+        let stopping = self.relay.stopping.clone();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {
+                self.leg = None;
+                Err(Refusal::Stopping)
+            }
+            piece = self.advance() => piece,
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Piece, Refusal> {
+        loop {
+            if self.leg.is_none() {
+                self.leg = Some(self.choose().await?);
+            }
+            let Some(leg) = self.leg.as_mut() else {
+                continue;
+            };
+            let (happening, piece) = leg.next().await;
+            let roster = &self.relay.roster;
+            let verdict = roster.fleet(|fleet| self.attempt.on(happening, fleet, now()));
+            match verdict {
+                Verdict::Hold => {}
+                Verdict::Forward => {
+                    if let Some(piece) = piece {
+                        self.delivered = true;
+                        return Ok(piece);
+                    }
+                }
+                Verdict::Retry(cause) => {
+                    self.leg = None;
+                    self.relay.metrics.retried();
+                    tracing::warn!(request = %self.request.request_id, %cause, "retrying");
+                    if std::mem::take(&mut self.delivered) {
+                        return Ok(Piece::Restart);
+                    }
+                }
+                Verdict::Fail(refusal) => {
+                    self.leg = None;
+                    return Err(refusal);
+                }
+            }
+        }
+    }
+
+    /// Waits for a node and sends the request there.
+    async fn choose(&mut self) -> Result<Leg, Refusal> {
+        let mut changes = self.relay.roster.changes();
+        loop {
+            changes.mark_unchanged();
+            match self.relay.roster.order(&mut self.attempt) {
+                Order::Go(pick, link) => {
+                    self.legs += 1;
+                    let mut request = self.request.clone();
+                    if self.legs > 1 {
+                        // The same node may be asked again before it has forgotten the last time.
+                        request.request_id = format!("{}-{}", request.request_id, self.legs);
+                    }
+                    return Ok(Leg::new(self.relay.roster.clone(), pick, link, request));
+                }
+                Order::Load(node, link) => {
+                    let model = self.attempt.model().to_owned();
+                    tokio::spawn(load::load(self.relay.roster.clone(), node, link, model));
+                }
+                Order::Wait(until) => {
+                    tokio::select! {
+                        _ = changes.changed() => {}
+                        () = sleep_until(until) => {}
+                    }
+                }
+                Order::Refuse(refusal) => return Err(refusal),
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
