@@ -1,0 +1,72 @@
+//! Builds MLX from the source tree named by `MLXCEL_MLX_SOURCE` with CMake, as a static library.
+
+use std::path::PathBuf;
+
+use crate::locate::Mlx;
+use crate::target::{Backend, Target};
+
+pub(crate) fn build(target: &Target) -> Result<Mlx, String> {
+    println!("cargo::rerun-if-env-changed=MLXCEL_MLX_SOURCE");
+    let source = std::env::var_os("MLXCEL_MLX_SOURCE")
+        .map(PathBuf::from)
+        .filter(|dir| dir.join("CMakeLists.txt").is_file());
+    let source = source.ok_or("feature `mlx-source` needs MLXCEL_MLX_SOURCE to name an MLX source tree (with CMakeLists.txt)")?;
+    let on = |yes: bool| if yes { "ON" } else { "OFF" };
+    let mut config = cmake::Config::new(&source);
+    config.profile("Release").define("BUILD_SHARED_LIBS", "OFF");
+    for part in ["TESTS", "EXAMPLES", "BENCHMARKS", "PYTHON_BINDINGS", "GGUF"] {
+        config.define(format!("MLX_BUILD_{part}"), "OFF");
+    }
+    config.define("MLX_BUILD_METAL", on(target.backend == Backend::Metal));
+    config.define("MLX_BUILD_CUDA", on(target.backend == Backend::Cuda));
+    let prefix = config.build();
+    link(target);
+    let lib = ["lib", "lib64"]
+        .map(|name| prefix.join(name))
+        .into_iter()
+        .find(|dir| dir.is_dir());
+    let lib = lib.ok_or_else(|| {
+        format!(
+            "MLX's install must hold lib/ or lib64/ under {}",
+            prefix.display()
+        )
+    })?;
+    Ok(Mlx {
+        include: prefix.join("include"),
+        run: lib.clone(),
+        lib,
+        is_static: true,
+    })
+}
+
+/// What the static library itself needs.
+fn link(target: &Target) {
+    println!("cargo::rustc-link-lib=static=mlx");
+    let libraries: &[&str] = match (target.os.as_str(), target.backend) {
+        ("macos", _) => &[
+            "framework=Accelerate",
+            "framework=Foundation",
+            "framework=Metal",
+            "framework=QuartzCore",
+            "dylib=c++",
+        ],
+        (_, Backend::Cuda) => &[
+            "dylib=lapack",
+            "dylib=blas",
+            "dylib=cublasLt",
+            "dylib=cufft",
+            "dylib=cusolver",
+            "dylib=cudnn",
+            "dylib=nccl",
+            "dylib=nvrtc",
+            "dylib=cudart",
+            "dylib=cuda",
+            "dylib=stdc++",
+        ],
+        ("windows", _) => &["dylib=libopenblas"],
+        _ => &["dylib=lapack", "dylib=blas", "dylib=stdc++"],
+    };
+    for library in libraries {
+        println!("cargo::rustc-link-lib={library}");
+    }
+}
