@@ -6,6 +6,7 @@
 
 mod directory;
 mod error;
+mod gguf;
 mod header;
 mod mapped;
 mod quantization;
@@ -29,6 +30,12 @@ pub struct Checkpoint {
     config: Value,
     quantization: QuantizationConfig,
     tensors: BTreeMap<String, Stored>,
+    text: TextSource,
+}
+
+enum TextSource {
+    Directory,
+    Gguf(gguf::GgufText),
 }
 
 impl Checkpoint {
@@ -48,10 +55,10 @@ impl Checkpoint {
             Err(error) => return Err(CheckpointError::read(path, error)),
         };
         if !meta.is_dir() {
-            return Err(no_gguf(path));
+            return Self::open_gguf(path);
         }
         match directory::contents(path)? {
-            directory::Contents::Gguf(file) => Err(no_gguf(&file)),
+            directory::Contents::Gguf(file) => Self::open_gguf(&file),
             directory::Contents::Safetensors => Self::open_directory(path),
         }
     }
@@ -67,6 +74,24 @@ impl Checkpoint {
             config,
             quantization,
             tensors,
+            text: TextSource::Directory,
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, CheckpointError> {
+        let gguf::Gguf {
+            config,
+            tensors,
+            quantization,
+            text,
+        } = gguf::open(path)?;
+        let text = TextSource::Gguf(text);
+        Ok(Self {
+            path: path.to_path_buf(),
+            config,
+            quantization,
+            tensors,
+            text,
         })
     }
 
@@ -113,7 +138,10 @@ impl Checkpoint {
 
     /// Tokenizer, chat template and special tokens.
     pub fn text_assets(&self) -> Result<TextAssets, CheckpointError> {
-        Ok(TextAssets::from_dir(&self.path)?)
+        match &self.text {
+            TextSource::Directory => Ok(TextAssets::from_dir(&self.path)?),
+            TextSource::Gguf(text) => text.assets(),
+        }
     }
 
     /// Bytes of all tensors as they will be handed out.
@@ -137,8 +165,4 @@ impl Checkpoint {
         self.tensors = renamed;
         self.quantization = std::mem::take(&mut self.quantization).renamed(rename);
     }
-}
-
-fn no_gguf(path: &Path) -> CheckpointError {
-    CheckpointError::unsupported(path, "is not a model directory")
 }

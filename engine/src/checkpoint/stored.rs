@@ -6,15 +6,21 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::gguf::{Part, Rows};
 use super::mapped::MappedFile;
 use super::tensor::{Tensor, TensorBytes, TensorDtype, TensorInfo};
 
 /// A tensor that can be produced at any time.
 #[derive(Clone)]
-pub(super) struct Stored {
-    file: Arc<MappedFile>,
-    range: Range<usize>,
-    info: TensorInfo,
+pub(super) enum Stored {
+    /// It lies in the file as it is.
+    Mapped {
+        file: Arc<MappedFile>,
+        range: Range<usize>,
+        info: TensorInfo,
+    },
+    /// It is made from rows of a GGUF tensor.
+    Gguf(Rows, Part),
 }
 
 impl Stored {
@@ -25,7 +31,7 @@ impl Stored {
         dtype: TensorDtype,
         shape: Vec<usize>,
     ) -> Self {
-        Self {
+        Self::Mapped {
             file: file.clone(),
             range,
             info: TensorInfo { dtype, shape },
@@ -33,20 +39,36 @@ impl Stored {
     }
 
     pub(super) fn info(&self) -> TensorInfo {
-        self.info.clone()
+        match self {
+            Self::Mapped { info, .. } => info.clone(),
+            Self::Gguf(rows, part) => rows.info(*part),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.file.path()
+        self.file().path()
+    }
+
+    fn file(&self) -> &Arc<MappedFile> {
+        match self {
+            Self::Mapped { file, .. } => file,
+            Self::Gguf(rows, _) => rows.file(),
+        }
     }
 
     pub(super) fn produce(&self, name: &str) -> Tensor {
+        let (dtype, bytes) = match self {
+            Self::Mapped { file, range, info } => {
+                (info.dtype, TensorBytes::mapped(file.clone(), range.clone()))
+            }
+            Self::Gguf(rows, part) => rows.produce(*part),
+        };
         Tensor {
             name: name.to_owned(),
-            dtype: self.info.dtype,
-            shape: self.info.shape.clone(),
-            bytes: TensorBytes::mapped(self.file.clone(), self.range.clone()),
-            file: self.file.path().clone(),
+            dtype,
+            shape: self.info().shape,
+            bytes,
+            file: self.file().path().clone(),
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn rope(
     head_dim: usize,
     default_theta: f64,
 ) -> Result<Rope, FamilyError> {
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return Err(config.wrong("head_dim", "an even number"));
     }
     let parameters = config.section("rope_parameters", "rope_parameters.")?;

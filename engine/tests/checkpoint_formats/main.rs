@@ -1,0 +1,10 @@
+//! Checkpoints on disk and the configurations in them: what is read, and what is refused.
+
+#![allow(clippy::expect_used, reason = "tests")]
+
+mod directory;
+mod families;
+mod fixtures;
+mod gguf;
+mod gguf_file;
+mod smollm2;
