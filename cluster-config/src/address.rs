@@ -49,6 +49,23 @@ pub fn order(candidates: &[SocketAddr], local: &[Interface]) -> Vec<SocketAddr> 
     ranked.into_iter().map(|(_, address)| address).collect()
 }
 
+/// The addresses under which other hosts may reach `port` here: what a node gives a router when it
+/// asks to be joined. Loopback only when there is nothing else; link-local addresses never, since
+/// their scope means nothing elsewhere.
+#[must_use]
+pub fn reachable_at(port: u16, local: &[Interface]) -> Vec<SocketAddr> {
+    let outside = |near: &&Interface| !near.ip.is_loopback() && !is_link_local(near.ip);
+    let mut chosen: Vec<_> = local.iter().filter(outside).collect();
+    if chosen.is_empty() {
+        chosen = local.iter().filter(|near| near.ip.is_loopback()).collect();
+    }
+    chosen.sort_by_key(|near| (near.is_bridge(), near.ip.is_ipv6()));
+    chosen
+        .into_iter()
+        .map(|near| SocketAddr::new(near.ip, port))
+        .collect()
+}
+
 /// Whether this host has an interface on the network of `address`.
 #[must_use]
 pub fn shares_network(address: SocketAddr, local: &[Interface]) -> bool {

@@ -33,7 +33,8 @@ pub enum MembershipEvent {
     PeerFound(Peer),
     /// Discovery lost a host.
     PeerLost(Fingerprint),
-    /// A node asked over TLS to be joined; `id` is the key TLS proved.
+    /// A node asked over TLS to be joined; `id` is the key TLS proved, `addresses` what it gave,
+    /// put through [`crate::address::order`].
     JoinRequested(Peer),
     /// A [`MembershipAction::Connect`] ended well: the node answered the introduction.
     ConnectSucceeded {

@@ -93,8 +93,25 @@ pub struct VisibilityWatch {
 #[derive(Debug)]
 struct Seen {
     peer: Peer,
-    probe_at: Option<Instant>,
+    probe: Probe,
     reported: Reported,
+}
+
+/// The next call to a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    NotNeeded,
+    At(Instant),
+    UnderWay,
+}
+
+impl Probe {
+    const fn due(self) -> Option<Instant> {
+        match self {
+            Self::At(due) => Some(due),
+            Self::NotNeeded | Self::UnderWay => None,
+        }
+    }
 }
 
 impl VisibilityWatch {
@@ -139,7 +156,7 @@ impl VisibilityWatch {
         let due: Vec<_> = self
             .routers
             .iter()
-            .filter(|(_, seen)| seen.probe_at.is_some_and(|at| at <= now))
+            .filter(|(_, seen)| seen.probe.due().is_some_and(|due| due <= now))
             .map(|(id, _)| *id)
             .collect();
         due.into_iter().filter_map(|id| self.due(id)).collect()
@@ -148,7 +165,10 @@ impl VisibilityWatch {
     /// When [`Self::tick`] has something to do next, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.routers.values().filter_map(|seen| seen.probe_at).min()
+        self.routers
+            .values()
+            .filter_map(|seen| seen.probe.due())
+            .min()
     }
 
     fn found(&mut self, peer: Peer, now: Instant) -> Vec<WatchAction> {
@@ -160,29 +180,23 @@ impl VisibilityWatch {
         let mismatch = LinkCause::check_versions(ours, peer.protocol_version).err();
         let seen = self.routers.entry(id).or_insert_with(|| Seen {
             peer: peer.clone(),
-            probe_at: None,
+            probe: Probe::NotNeeded,
             reported: Reported::default(),
         });
         seen.peer = peer;
-        match mismatch {
-            Some(cause) => {
-                seen.probe_at = None;
-                let relevant = self.config.cluster.is_none_or(|own| own == id);
-                if relevant {
-                    self.report(id, None, cause)
-                } else {
-                    Vec::new()
-                }
-            }
-            None => {
-                if !self.connected.contains(&id) {
-                    self.routers
-                        .entry(id)
-                        .and_modify(|seen| _ = seen.probe_at.get_or_insert(now + PROBE_AFTER));
-                }
+        if let Some(cause) = mismatch {
+            seen.probe = Probe::NotNeeded;
+            let relevant = self.config.cluster.is_none_or(|own| own == id);
+            return if relevant {
+                self.report(id, None, cause)
+            } else {
                 Vec::new()
-            }
+            };
         }
+        if seen.probe == Probe::NotNeeded && !self.connected.contains(&id) {
+            seen.probe = Probe::At(now + PROBE_AFTER);
+        }
+        Vec::new()
     }
 
     fn router_connected(&mut self, id: Fingerprint) -> Vec<WatchAction> {
@@ -190,7 +204,7 @@ impl VisibilityWatch {
         let Some(seen) = self.routers.get_mut(&id) else {
             return Vec::new();
         };
-        seen.probe_at = None;
+        seen.probe = Probe::NotNeeded;
         if !seen.reported.recovered() {
             return Vec::new();
         }
@@ -220,15 +234,18 @@ impl VisibilityWatch {
     }
 
     fn probed(&mut self, id: Fingerprint, outcome: ProbeOutcome, now: Instant) -> Vec<WatchAction> {
-        let silent = !self.connected.contains(&id);
-        let Some(seen) = self.routers.get_mut(&id).filter(|_| silent) else {
+        let Some(seen) = self.routers.get_mut(&id) else {
             return Vec::new();
         };
+        if self.connected.contains(&id) {
+            seen.probe = Probe::NotNeeded;
+            return Vec::new();
+        }
         let again = match outcome {
             ProbeOutcome::Connecting => ASK_AGAIN_SOON,
             _ => ASK_AGAIN,
         };
-        seen.probe_at = Some(now + again);
+        seen.probe = Probe::At(now + again);
         let address = seen.peer.addresses.first().copied();
         match outcome {
             ProbeOutcome::Connecting | ProbeOutcome::Connected => Vec::new(),
@@ -243,7 +260,7 @@ impl VisibilityWatch {
     fn due(&mut self, id: Fingerprint) -> Option<WatchAction> {
         let connected_somewhere = !self.connected.is_empty();
         let seen = self.routers.get_mut(&id)?;
-        seen.probe_at = None;
+        seen.probe = Probe::NotNeeded;
         match self.config.cluster {
             Some(owner) if owner != id => {
                 if connected_somewhere {
@@ -252,11 +269,14 @@ impl VisibilityWatch {
                 let cause = LinkCause::ClaimedByOther { owner, caller: id };
                 self.report(id, None, cause).pop()
             }
-            _ => Some(WatchAction::ProbeRouter {
-                id,
-                hostname: seen.peer.hostname.clone(),
-                addresses: seen.peer.addresses.clone(),
-            }),
+            _ => {
+                seen.probe = Probe::UnderWay;
+                Some(WatchAction::ProbeRouter {
+                    id,
+                    hostname: seen.peer.hostname.clone(),
+                    addresses: seen.peer.addresses.clone(),
+                })
+            }
         }
     }
 
@@ -284,8 +304,9 @@ impl VisibilityWatch {
     fn wait_for_all(&mut self, now: Instant) {
         let ours = self.config.protocol_version;
         for (id, seen) in &mut self.routers {
-            if !self.connected.contains(id) && seen.peer.protocol_version == ours {
-                seen.probe_at = Some(now + PROBE_AFTER);
+            let waiting = seen.probe != Probe::UnderWay && !self.connected.contains(id);
+            if waiting && seen.peer.protocol_version == ours {
+                seen.probe = Probe::At(now + PROBE_AFTER);
             }
         }
     }

@@ -131,6 +131,19 @@ fn host_route_is_not_a_network() {
     assert!(!shares_network(address, &tunnel));
 }
 
+#[test]
+fn joining_node_gives_addresses_that_mean_something_elsewhere() {
+    let given = |local: &[Interface]| -> Vec<String> {
+        let given = reachable_at(7, local);
+        given.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        given(&host()),
+        ["192.168.1.10:7", "[fd00::10]:7", "172.17.0.1:7"]
+    );
+    assert_eq!(given(&host()[..2]), ["127.0.0.1:7", "[::1]:7"]);
+}
+
 proptest! {
     #[test]
     fn order_keeps_a_subset_without_duplicates_whatever_the_order_heard(
