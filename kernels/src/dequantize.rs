@@ -1,0 +1,154 @@
+//! From stored weights to `f32` rows.
+
+use std::ops::Range;
+
+use crate::error::{ShapeError, expect_len};
+use crate::simd::{Element, Kernel, Level, Simd, dispatch};
+use crate::weight::{Affine, Floats, Weight};
+
+/// Writes rows `rows` of the `[n, k]` matrix `weight` to `out`, `[rows, k]`.
+///
+/// # Errors
+/// [`ShapeError`] when `weight` is not `[n, k]`, `rows` are not all in it, or `out` has another length.
+pub fn dequantize(
+    weight: &Weight<'_>,
+    n: usize,
+    k: usize,
+    rows: Range<usize>,
+    out: &mut [f32],
+) -> Result<(), ShapeError> {
+    weight.check(n, k)?;
+    if rows.start > rows.end || rows.end > n {
+        return Err(ShapeError::Row {
+            id: rows.end,
+            rows: n,
+        });
+    }
+    expect_len("output", out.len(), &[rows.len(), k])?;
+    let level = Level::current();
+    for (row, out) in rows.zip(out.chunks_exact_mut(k.max(1))) {
+        dispatch(
+            level,
+            Widen {
+                weight: *weight,
+                k,
+                row,
+                columns: 0..k,
+                out,
+            },
+        );
+    }
+    Ok(())
+}
+
+/// Columns `columns` of row `row` of an `[n, k]` matrix that has passed its check, as `f32`.
+/// The columns begin and end at multiples of the group.
+pub(crate) struct Widen<'a, 'o> {
+    pub(crate) weight: Weight<'a>,
+    pub(crate) k: usize,
+    pub(crate) row: usize,
+    pub(crate) columns: Range<usize>,
+    pub(crate) out: &'o mut [f32],
+}
+
+impl Kernel for Widen<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert!(self.out.len() >= self.columns.len(), "room for the columns");
+        let from = self.row * self.k + self.columns.start;
+        let range = from..from + self.columns.len();
+        match self.weight {
+            Weight::Dense(values) => widen(s, values, range, self.out),
+            Weight::Affine(affine) => affine_values(s, &affine, range, self.out),
+        }
+    }
+}
+
+/// Values `range` of `values` as `f32`.
+#[inline(always)]
+pub(crate) fn widen<S: Simd>(s: S, values: Floats<'_>, range: Range<usize>, out: &mut [f32]) {
+    match values {
+        Floats::F32(values) => out[..range.len()].copy_from_slice(&values[range]),
+        Floats::F16(values) => widen_slice(s, &values[range], out),
+        Floats::Bf16(values) => widen_slice(s, &values[range], out),
+    }
+}
+
+#[inline(always)]
+fn widen_slice<S: Simd, T: Element>(s: S, values: &[T], out: &mut [f32]) {
+    let (full, out) = (values.len() / S::LANES * S::LANES, &mut out[..values.len()]);
+    for at in (0..full).step_by(S::LANES) {
+        // SAFETY: `at + LANES` is at most the length of both.
+        unsafe {
+            s.store(
+                out.as_mut_ptr().add(at),
+                T::load(s, values.as_ptr().add(at)),
+            )
+        };
+    }
+    if full < values.len() {
+        let rest = values.len() - full;
+        // SAFETY: `full + rest` is the length of both, and `rest < LANES`.
+        unsafe {
+            s.store_first(
+                out.as_mut_ptr().add(full),
+                rest,
+                T::load_first(s, values.as_ptr().add(full), rest),
+            )
+        };
+    }
+}
+
+/// Values `range`, whole groups counted over the whole matrix.
+#[inline(always)]
+fn affine_values<S: Simd>(s: S, affine: &Affine<'_>, range: Range<usize>, out: &mut [f32]) {
+    let bytes: &[u8] = bytemuck::cast_slice(affine.packed);
+    let (group, bits) = (affine.group, affine.bits as usize);
+    let groups = range.start / group..range.end / group;
+    for (index, out) in groups.zip(out.chunks_exact_mut(group)) {
+        let (scale, bias) = (
+            s.splat(affine.scales.at(index)),
+            s.splat(affine.biases.at(index)),
+        );
+        let packed = &bytes[index * group * bits / 8..][..group * bits / 8];
+        let mut unpacked = [0; 128];
+        if !matches!(bits, 4 | 8) {
+            unpack(packed, bits, &mut unpacked[..group]);
+        }
+        for at in (0..group).step_by(S::LANES) {
+            // SAFETY: `packed` holds `group` values of 4 or 8 bits in those two cases, `unpacked` and
+            // `out` hold `group` values, and LANES divides `group`.
+            unsafe {
+                let q = match bits {
+                    4 => s.load_nibbles(packed.as_ptr().add(at / 2)),
+                    8 => s.load_bytes(packed.as_ptr().add(at)),
+                    _ => s.load_bytes(unpacked.as_ptr().add(at)),
+                };
+                s.store(out.as_mut_ptr().add(at), s.fma(q, scale, bias));
+            }
+        }
+    }
+}
+
+/// Splits a little-endian stream of `bits`-bit values into bytes.
+#[inline(always)]
+fn unpack(packed: &[u8], bits: usize, out: &mut [u8]) {
+    let mask = (1u32 << bits) - 1;
+    let (mut window, mut held, mut next) = (0u32, 0, packed.iter());
+    for value in out {
+        if held < bits {
+            window |= u32::from(next.next().copied().unwrap_or(0)) << held;
+            held += 8;
+        }
+        *value = (window & mask) as u8;
+        window >>= bits;
+        held -= bits;
+    }
+}
+
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "packed words are read as bytes"
+);

@@ -1,0 +1,90 @@
+//! Activations in the order the few-row loops want them.
+
+use crate::memory::Scratch;
+use crate::simd::{Kernel, Simd};
+
+/// `[rows, k]` activations, and their sum over each group of the weights.
+pub(super) struct Prepared {
+    buffer: Scratch,
+    /// Floats from one row of `x` to the next.
+    pub(super) stride: usize,
+    /// Groups in a row.
+    pub(super) groups: usize,
+    rows: usize,
+}
+
+impl Prepared {
+    /// The rows themselves, `[rows, stride]`.
+    pub(super) fn x(&self) -> *const f32 {
+        self.buffer.as_ptr()
+    }
+
+    /// The sums, `[rows, groups]`.
+    pub(super) fn sums(&self) -> *const f32 {
+        self.buffer[self.rows * self.stride..].as_ptr()
+    }
+}
+
+/// Prepares activations for weights of `bits` (4 or 8) bits in groups of `group`.
+///
+/// For 4 bits, eight vectors at a time are transposed: lane `l` of vector `j` is value `8 l + j`, which is what
+/// the `j`th nibbles of `LANES` consecutive words multiply. The end of a row is padded with 0.
+pub(super) struct Prepare<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) k: usize,
+    pub(super) bits: u32,
+    pub(super) group: usize,
+}
+
+impl Kernel for Prepare<'_> {
+    type Output = Prepared;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Prepared {
+        let chunk = if self.bits == 4 { 8 * S::LANES } else { 1 };
+        let (stride, groups) = (self.k.next_multiple_of(chunk), self.k / self.group);
+        let mut buffer = Scratch::new(self.rows * (stride + groups));
+        let (ordered, sums) = buffer.split_at_mut(self.rows * stride);
+        for row in 0..self.rows {
+            let x = &self.x[row * self.k..(row + 1) * self.k];
+            for (sum, group) in sums[row * groups..]
+                .iter_mut()
+                .zip(x.chunks_exact(self.group))
+            {
+                *sum = sum_of(s, group);
+            }
+            let ordered = &mut ordered[row * stride..(row + 1) * stride];
+            if self.bits != 4 {
+                ordered.copy_from_slice(x);
+                continue;
+            }
+            for (ordered, x) in ordered.chunks_exact_mut(chunk).zip(x.chunks(chunk)) {
+                if x.len() < chunk {
+                    ordered.fill(0.0);
+                }
+                for (lane, eight) in x.chunks_exact(8).enumerate() {
+                    for (j, &value) in eight.iter().enumerate() {
+                        ordered[j * S::LANES + lane] = value;
+                    }
+                }
+            }
+        }
+        Prepared {
+            buffer,
+            stride,
+            groups,
+            rows: self.rows,
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_of<S: Simd>(s: S, values: &[f32]) -> f32 {
+    let mut sum = s.splat(0.0);
+    for part in values.chunks_exact(S::LANES) {
+        // SAFETY: `part` holds `LANES` values, which divides every group size.
+        sum = s.add(sum, unsafe { s.load(part.as_ptr()) });
+    }
+    s.sum(sum)
+}

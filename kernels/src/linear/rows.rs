@@ -1,0 +1,256 @@
+//! Dot products of a few rows of activations with a few rows of weights, one implementation a storage.
+
+use crate::simd::{Element, Simd};
+
+/// Weight rows that can be multiplied where they lie.
+pub(super) trait WeightRows {
+    /// The products of weight rows `first..first + W` with activation rows `x_row..x_row + R`.
+    ///
+    /// # Safety
+    /// Those rows exist.
+    unsafe fn dot<S: Simd, const R: usize, const W: usize>(
+        &self,
+        s: S,
+        first: usize,
+        x_row: usize,
+    ) -> [[f32; R]; W];
+}
+
+/// Rows in the affine layout; `scales` and `biases` widened, `x` and `sums` as prepared.
+///
+/// `sum x (scale q + bias) = scale sum x q + bias sum x`, group by group, so a bias costs one product a group.
+#[derive(Clone, Copy)]
+pub(super) struct AffineRows<const GROUP: usize> {
+    pub(super) packed: *const u32,
+    pub(super) words: usize,
+    pub(super) scales: *const f32,
+    pub(super) biases: *const f32,
+    pub(super) groups: usize,
+    pub(super) x: *const f32,
+    pub(super) stride: usize,
+    pub(super) sums: *const f32,
+}
+
+impl<const GROUP: usize> AffineRows<GROUP> {
+    /// The part of the products that the biases make, not yet summed over lanes.
+    ///
+    /// # Safety
+    /// As for [`WeightRows::dot`].
+    #[inline(always)]
+    unsafe fn biases<S: Simd, const R: usize, const W: usize>(
+        &self,
+        s: S,
+        first: usize,
+        x_row: usize,
+    ) -> [[S::F; R]; W] {
+        let mut out = [[s.splat(0.0); R]; W];
+        let full = self.groups / S::LANES * S::LANES;
+        let rest = self.groups - full;
+        // SAFETY: rows `first..first + W` of `biases` and `x_row..x_row + R` of `sums` hold `groups` values.
+        unsafe {
+            for (w, out) in out.iter_mut().enumerate() {
+                let biases = self.biases.add((first + w) * self.groups);
+                for (r, out) in out.iter_mut().enumerate() {
+                    let sums = self.sums.add((x_row + r) * self.groups);
+                    for at in (0..full).step_by(S::LANES) {
+                        *out = s.fma(s.load(biases.add(at)), s.load(sums.add(at)), *out);
+                    }
+                    if rest > 0 {
+                        let sums = s.load_first(sums.add(full), rest);
+                        *out = s.fma(s.load_first(biases.add(full), rest), sums, *out);
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// 4-bit rows: eight to a word.
+#[derive(Clone, Copy)]
+pub(super) struct Nibbles<const GROUP: usize>(pub(super) AffineRows<GROUP>);
+
+impl<const GROUP: usize> Nibbles<GROUP> {
+    /// Adds `scales * (words . x)` to `out`, for eight vectors of activations at `x`.
+    ///
+    /// # Safety
+    /// `R` rows of eight vectors can be read at `x`, `stride` apart.
+    #[inline(always)]
+    unsafe fn chunk<S: Simd, const R: usize, const W: usize>(
+        &self,
+        s: S,
+        mut words: [S::U; W],
+        scales: [S::F; W],
+        x: *const f32,
+        out: &mut [[S::F; R]; W],
+    ) {
+        let mut sums = [[s.splat(0.0); R]; W];
+        for j in 0..8 {
+            let mut right = [s.splat(0.0); R];
+            for (r, right) in right.iter_mut().enumerate() {
+                // SAFETY: promised by the caller.
+                *right = unsafe { s.load(x.add(r * self.0.stride + j * S::LANES)) };
+            }
+            for w in 0..W {
+                let q = s.low_nibble(words[w]);
+                words[w] = s.drop_nibble(words[w]);
+                for r in 0..R {
+                    sums[w][r] = if j == 0 {
+                        s.mul(q, right[r])
+                    } else {
+                        s.fma(q, right[r], sums[w][r])
+                    };
+                }
+            }
+        }
+        for w in 0..W {
+            for r in 0..R {
+                out[w][r] = s.fma(scales[w], sums[w][r], out[w][r]);
+            }
+        }
+    }
+}
+
+impl<const GROUP: usize> WeightRows for Nibbles<GROUP> {
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const R: usize, const W: usize>(
+        &self,
+        s: S,
+        first: usize,
+        x_row: usize,
+    ) -> [[f32; R]; W] {
+        let rows = &self.0;
+        let chunk = 8 * S::LANES;
+        let spread = (chunk / GROUP).max(1);
+        // SAFETY: every offset is inside the rows the caller promises; the last chunk reads the words and
+        // scales that are left, and `x` is padded to whole chunks.
+        unsafe {
+            let mut out = rows.biases::<S, R, W>(s, first, x_row);
+            let x = rows.x.add(x_row * rows.stride);
+            let full = rows.words / S::LANES;
+            for c in 0..full {
+                let words = std::array::from_fn(|w| {
+                    s.load_words(rows.packed.add((first + w) * rows.words + c * S::LANES))
+                });
+                let scales = std::array::from_fn(|w| {
+                    s.spread(
+                        rows.scales
+                            .add((first + w) * rows.groups + c * chunk / GROUP),
+                        spread,
+                    )
+                });
+                self.chunk(s, words, scales, x.add(c * chunk), &mut out);
+            }
+            let rest = rows.words - full * S::LANES;
+            if rest > 0 {
+                let words = std::array::from_fn(|w| {
+                    s.load_words_first(
+                        rows.packed.add((first + w) * rows.words + full * S::LANES),
+                        rest,
+                    )
+                });
+                let at = full * chunk / GROUP;
+                let scales = std::array::from_fn(|w| {
+                    let mut left = [0.0; 4];
+                    let scales = rows.scales.add((first + w) * rows.groups + at);
+                    std::ptr::copy_nonoverlapping(
+                        scales,
+                        left.as_mut_ptr(),
+                        (rows.groups - at).min(4),
+                    );
+                    s.spread(left.as_ptr(), spread)
+                });
+                self.chunk(s, words, scales, x.add(full * chunk), &mut out);
+            }
+            out.map(|row| row.map(|lanes| s.sum(lanes)))
+        }
+    }
+}
+
+/// 8-bit rows: four to a word.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes<const GROUP: usize>(pub(super) AffineRows<GROUP>);
+
+impl<const GROUP: usize> WeightRows for Bytes<GROUP> {
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const R: usize, const W: usize>(
+        &self,
+        s: S,
+        first: usize,
+        x_row: usize,
+    ) -> [[f32; R]; W] {
+        let rows = &self.0;
+        // SAFETY: every offset is inside the rows the caller promises; LANES divides GROUP.
+        unsafe {
+            let mut out = rows.biases::<S, R, W>(s, first, x_row);
+            let x = rows.x.add(x_row * rows.stride);
+            for group in 0..rows.groups {
+                let mut sums = [[s.splat(0.0); R]; W];
+                for at in (group * GROUP..(group + 1) * GROUP).step_by(S::LANES) {
+                    for w in 0..W {
+                        let q = s.load_bytes(
+                            rows.packed
+                                .add((first + w) * rows.words)
+                                .cast::<u8>()
+                                .add(at),
+                        );
+                        for r in 0..R {
+                            sums[w][r] = s.fma(q, s.load(x.add(r * rows.stride + at)), sums[w][r]);
+                        }
+                    }
+                }
+                for w in 0..W {
+                    let scale = s.splat(*rows.scales.add((first + w) * rows.groups + group));
+                    for r in 0..R {
+                        out[w][r] = s.fma(scale, sums[w][r], out[w][r]);
+                    }
+                }
+            }
+            out.map(|row| row.map(|lanes| s.sum(lanes)))
+        }
+    }
+}
+
+/// Rows of floats.
+#[derive(Clone, Copy)]
+pub(super) struct FloatRows<T> {
+    pub(super) values: *const T,
+    pub(super) k: usize,
+    pub(super) x: *const f32,
+}
+
+impl<T: Element> WeightRows for FloatRows<T> {
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const R: usize, const W: usize>(
+        &self,
+        s: S,
+        first: usize,
+        x_row: usize,
+    ) -> [[f32; R]; W] {
+        let mut out = [[s.splat(0.0); R]; W];
+        let full = self.k / S::LANES * S::LANES;
+        let rest = self.k - full;
+        // SAFETY: rows `first..first + W` of `values` and `x_row..x_row + R` of `x` hold `k` values.
+        unsafe {
+            let values: [_; W] = std::array::from_fn(|w| self.values.add((first + w) * self.k));
+            let x: [_; R] = std::array::from_fn(|r| self.x.add((x_row + r) * self.k));
+            for at in (0..full).step_by(S::LANES) {
+                for w in 0..W {
+                    let value = T::load(s, values[w].add(at));
+                    for r in 0..R {
+                        out[w][r] = s.fma(value, s.load(x[r].add(at)), out[w][r]);
+                    }
+                }
+            }
+            if rest > 0 {
+                for w in 0..W {
+                    let value = T::load_first(s, values[w].add(full), rest);
+                    for r in 0..R {
+                        out[w][r] = s.fma(value, s.load_first(x[r].add(full), rest), out[w][r]);
+                    }
+                }
+            }
+            out.map(|row| row.map(|lanes| s.sum(lanes)))
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Memory the loops work in: scratch of each thread, and outputs that several tasks fill.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+
+/// A buffer of this thread's, returned to it on drop. Holds whatever was left in it.
+pub(crate) struct Scratch {
+    buffer: Vec<f32>,
+    len: usize,
+}
+
+impl Scratch {
+    pub(crate) fn new(len: usize) -> Self {
+        let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        Self { buffer, len }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        // Fails only while the thread ends, when there is nobody to keep it for.
+        let _ = FREE.try_with(|free| free.borrow_mut().push(buffer));
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
+    }
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A slice whose parts are written by different tasks.
+pub(crate) struct Disjoint<'a, T = f32> {
+    start: *mut T,
+    len: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through the unsafe methods below, whose callers promise that no two threads touch
+// the same element.
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            owner: PhantomData,
+        }
+    }
+
+    /// # Safety
+    /// `range` is in bounds and overlaps nothing another task uses.
+    #[inline(always)]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: promised by the caller.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start)
+        }
+    }
+
+    /// # Safety
+    /// `index` is in bounds; what is written through the pointer no other task uses.
+    #[inline(always)]
+    pub(crate) unsafe fn at(&self, index: usize) -> *mut T {
+        debug_assert!(index <= self.len);
+        // SAFETY: promised by the caller.
+        unsafe { self.start.add(index) }
+    }
+}

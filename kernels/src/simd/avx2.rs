@@ -1,0 +1,175 @@
+//! AVX2 with FMA and F16C: 8 lanes.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{Kernel, Simd};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+/// # Safety
+/// The CPU has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+/// An intrinsic, in a method of the token that proves the CPU has it.
+macro_rules! isa {
+    ($call:expr) => {
+        // SAFETY: an `Avx2` exists only inside `enter`; pointers are as the method's caller promised.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    type F = __m256;
+    type U = __m256i;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m256 {
+        isa!(_mm256_set1_ps(value))
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m256 {
+        isa!(_mm256_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, count: usize) -> __m256 {
+        isa!(_mm256_maskload_ps(from, first(count)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: __m256) {
+        isa!(_mm256_storeu_ps(to, value))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize, value: __m256) {
+        isa!(_mm256_maskstore_ps(to, first(count), value))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m256 {
+        isa!(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
+        isa!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
+            _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))
+        )))
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m256 {
+        isa!(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
+            from.cast()
+        ))))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8) -> __m256 {
+        isa!({
+            let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            self.low_nibble(_mm256_srlv_epi32(
+                word,
+                _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
+            ))
+        })
+    }
+    #[inline(always)]
+    unsafe fn spread(self, from: *const f32, groups: usize) -> __m256 {
+        isa!(match groups {
+            2 => _mm256_setr_m128(_mm_set1_ps(*from), _mm_set1_ps(*from.add(1))),
+            _ => _mm256_set1_ps(*from),
+        })
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        isa!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        isa!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        isa!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        isa!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        isa!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        isa!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        isa!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        isa!(_mm256_round_ps::<
+            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+        >(a))
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: __m256) -> __m256 {
+        isa!({
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn select_less(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        isa!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)))
+    }
+    #[inline(always)]
+    fn sum(self, a: __m256) -> f32 {
+        isa!({
+            let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+    #[inline(always)]
+    fn largest(self, a: __m256) -> f32 {
+        isa!({
+            let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> __m256i {
+        isa!(_mm256_loadu_si256(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_words_first(self, from: *const u32, count: usize) -> __m256i {
+        isa!(_mm256_maskload_epi32(from.cast(), first(count)))
+    }
+    #[inline(always)]
+    fn low_nibble(self, a: __m256i) -> __m256 {
+        isa!(_mm256_cvtepi32_ps(_mm256_and_si256(
+            a,
+            _mm256_set1_epi32(15)
+        )))
+    }
+    #[inline(always)]
+    fn drop_nibble(self, a: __m256i) -> __m256i {
+        isa!(_mm256_srli_epi32::<4>(a))
+    }
+}
+
+/// All ones in the first `count < 8` lanes.
+#[inline(always)]
+fn first(count: usize) -> __m256i {
+    // SAFETY: called by methods of `Avx2` alone, inside `enter`.
+    unsafe {
+        let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), numbers)
+    }
+}

@@ -1,0 +1,181 @@
+//! AVX-512: 16 lanes.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{Kernel, Simd};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// # Safety
+/// The CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(crate) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+/// An intrinsic, in a method of the token that proves the CPU has it.
+macro_rules! isa {
+    ($call:expr) => {
+        // SAFETY: an `Avx512` exists only inside `enter`; pointers are as the method's caller promised.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    type F = __m512;
+    type U = __m512i;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        isa!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        isa!(_mm512_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, count: usize) -> __m512 {
+        isa!(_mm512_maskz_loadu_ps(first(count), from))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: __m512) {
+        isa!(_mm512_storeu_ps(to, value))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize, value: __m512) {
+        isa!(_mm512_mask_storeu_ps(to, first(count), value))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m512 {
+        isa!(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
+        isa!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))
+        )))
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m512 {
+        isa!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(
+            from.cast()
+        ))))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8) -> __m512 {
+        isa!({
+            let eight_each = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+            let shifts =
+                _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+            let words = _mm512_castsi128_si512(_mm_loadl_epi64(from.cast()));
+            self.low_nibble(_mm512_srlv_epi32(
+                _mm512_permutexvar_epi32(eight_each, words),
+                shifts,
+            ))
+        })
+    }
+    #[inline(always)]
+    unsafe fn spread(self, from: *const f32, groups: usize) -> __m512 {
+        isa!(match groups {
+            4 => {
+                let order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                _mm512_permutexvar_ps(order, _mm512_castps128_ps512(_mm_loadu_ps(from)))
+            }
+            2 => {
+                let order = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+                let pair = _mm_castsi128_ps(_mm_loadl_epi64(from.cast()));
+                _mm512_permutexvar_ps(order, _mm512_castps128_ps512(pair))
+            }
+            _ => _mm512_set1_ps(*from),
+        })
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        isa!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        isa!(_mm512_roundscale_ps::<
+            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+        >(a))
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: __m512) -> __m512 {
+        isa!({
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn select_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        isa!(_mm512_mask_blend_ps(
+            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
+            no,
+            yes
+        ))
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        isa!(_mm512_reduce_add_ps(a))
+    }
+    #[inline(always)]
+    fn largest(self, a: __m512) -> f32 {
+        isa!(_mm512_reduce_max_ps(a))
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> __m512i {
+        isa!(_mm512_loadu_si512(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_words_first(self, from: *const u32, count: usize) -> __m512i {
+        isa!(_mm512_maskz_loadu_epi32(first(count), from.cast()))
+    }
+    #[inline(always)]
+    fn low_nibble(self, a: __m512i) -> __m512 {
+        // The permutation looks at the four lowest bits of an index only, so it masks and converts at once.
+        isa!({
+            let numbers = _mm512_setr_ps(
+                0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+            );
+            _mm512_permutexvar_ps(a, numbers)
+        })
+    }
+    #[inline(always)]
+    fn drop_nibble(self, a: __m512i) -> __m512i {
+        isa!(_mm512_srli_epi32::<4>(a))
+    }
+}
+
+/// The mask of the first `count < 16` lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    (1 << count) - 1
+}

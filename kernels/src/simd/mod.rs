@@ -1,0 +1,114 @@
+//! Vectors of `f32`, one implementation an instruction set, and the choice between them.
+//!
+//! A kernel is written once over [`Simd`] and compiled for every set; [`dispatch`] enters the copy for a
+//! [`Level`]. Knows no kernel; the machine decides the level, unless a test does.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod element;
+mod exp;
+mod level;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+pub(crate) use element::Element;
+pub(crate) use exp::exp;
+pub(crate) use level::dispatch;
+pub use level::{Level, with_level};
+pub(crate) use portable::widen;
+
+/// Most lanes any set has.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// An instruction set. A value proves that this CPU has it, so only memory access is unsafe.
+///
+/// All implementations and all kernels over them are `#[inline(always)]`: they must end up inside the
+/// function of [`dispatch`] that enables the instructions.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// `f32` lanes of a vector.
+    const LANES: usize;
+    /// `LANES` `f32` values.
+    type F: Copy;
+    /// `LANES` `u32` values.
+    type U: Copy;
+
+    fn splat(self, value: f32) -> Self::F;
+    /// # Safety
+    /// `LANES` values can be read.
+    unsafe fn load(self, from: *const f32) -> Self::F;
+    /// The first `count < LANES` lanes, the others 0.
+    ///
+    /// # Safety
+    /// `count` values can be read.
+    unsafe fn load_first(self, from: *const f32, count: usize) -> Self::F;
+    /// # Safety
+    /// `LANES` values can be written.
+    unsafe fn store(self, to: *mut f32, value: Self::F);
+    /// # Safety
+    /// `count < LANES` values can be written.
+    unsafe fn store_first(self, to: *mut f32, count: usize, value: Self::F);
+    /// # Safety
+    /// `LANES` values can be read.
+    unsafe fn load_f16(self, from: *const half::f16) -> Self::F;
+    /// # Safety
+    /// `LANES` values can be read.
+    unsafe fn load_bf16(self, from: *const half::bf16) -> Self::F;
+    /// One value a byte.
+    ///
+    /// # Safety
+    /// `LANES` bytes can be read.
+    unsafe fn load_bytes(self, from: *const u8) -> Self::F;
+    /// Two values a byte, the lower half first.
+    ///
+    /// # Safety
+    /// `LANES / 2` bytes can be read.
+    unsafe fn load_nibbles(self, from: *const u8) -> Self::F;
+    /// Lane `i` is value `i * groups / LANES`.
+    ///
+    /// # Safety
+    /// `groups` values can be read; `groups` is 1, or 2 or 4 and at most `LANES / 4`.
+    unsafe fn spread(self, from: *const f32, groups: usize) -> Self::F;
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; `b` where either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `2^a` for integers from -126 to 127.
+    fn power_of_two(self, a: Self::F) -> Self::F;
+    /// `yes` where `a < b`, else `no`.
+    fn select_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    fn sum(self, a: Self::F) -> f32;
+    fn largest(self, a: Self::F) -> f32;
+
+    /// # Safety
+    /// `LANES` values can be read.
+    unsafe fn load_words(self, from: *const u32) -> Self::U;
+    /// The first `count < LANES` lanes, the others 0.
+    ///
+    /// # Safety
+    /// `count` values can be read.
+    unsafe fn load_words_first(self, from: *const u32, count: usize) -> Self::U;
+    /// The lowest four bits of each lane, as a number.
+    fn low_nibble(self, a: Self::U) -> Self::F;
+    /// Each lane without its lowest four bits.
+    fn drop_nibble(self, a: Self::U) -> Self::U;
+}
+
+/// Code generic over the instruction set; implementations of `run` are `#[inline(always)]`.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// Runs with the instructions of `S`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}

@@ -1,0 +1,173 @@
+//! NEON: 4 lanes.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use half::{bf16, f16};
+
+use super::{Kernel, Simd};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Neon(());
+
+/// # Safety
+/// The CPU has NEON.
+#[target_feature(enable = "neon")]
+pub(crate) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(()))
+}
+
+/// An intrinsic, in a method of the token that proves the CPU has it.
+macro_rules! isa {
+    ($call:expr) => {
+        // SAFETY: a `Neon` exists only inside `enter`; pointers are as the method's caller promised.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Neon {
+    const LANES: usize = 4;
+    type F = float32x4_t;
+    type U = uint32x4_t;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> float32x4_t {
+        isa!(vdupq_n_f32(value))
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> float32x4_t {
+        isa!(vld1q_f32(from))
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, count: usize) -> float32x4_t {
+        let mut padded = [0.0; 4];
+        isa!({
+            std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
+            vld1q_f32(padded.as_ptr())
+        })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: float32x4_t) {
+        isa!(vst1q_f32(to, value))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize, value: float32x4_t) {
+        let mut all = [0.0; 4];
+        isa!({
+            vst1q_f32(all.as_mut_ptr(), value);
+            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> float32x4_t {
+        // The intrinsic's type is not stable yet, the instruction is.
+        let wide: float32x4_t;
+        isa!({
+            let narrow = vld1_u16(from.cast());
+            asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) wide, in(vreg) narrow, options(pure, nomem, nostack));
+        });
+        wide
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> float32x4_t {
+        isa!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(
+            vld1_u16(from.cast())
+        ))))
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> float32x4_t {
+        isa!({
+            let four = vcreate_u8(u64::from(from.cast::<u32>().read_unaligned()));
+            vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(four))))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8) -> float32x4_t {
+        const SHIFTS: [i32; 4] = [0, -4, -8, -12];
+        isa!({
+            let bits = vdupq_n_u32(u32::from(from.cast::<u16>().read_unaligned()));
+            self.low_nibble(vshlq_u32(bits, vld1q_s32(SHIFTS.as_ptr())))
+        })
+    }
+    #[inline(always)]
+    unsafe fn spread(self, from: *const f32, _groups: usize) -> float32x4_t {
+        isa!(vld1q_dup_f32(from))
+    }
+    #[inline(always)]
+    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        isa!(vaddq_f32(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        isa!(vsubq_f32(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        isa!(vmulq_f32(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        isa!(vdivq_f32(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        isa!(vfmaq_f32(c, a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        isa!(vbslq_f32(vcgtq_f32(a, b), a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        isa!(vbslq_f32(vcltq_f32(a, b), a, b))
+    }
+    #[inline(always)]
+    fn round(self, a: float32x4_t) -> float32x4_t {
+        isa!(vrndnq_f32(a))
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: float32x4_t) -> float32x4_t {
+        isa!({
+            let biased = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));
+            vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn select_less(
+        self,
+        a: float32x4_t,
+        b: float32x4_t,
+        yes: float32x4_t,
+        no: float32x4_t,
+    ) -> float32x4_t {
+        isa!(vbslq_f32(vcltq_f32(a, b), yes, no))
+    }
+    #[inline(always)]
+    fn sum(self, a: float32x4_t) -> f32 {
+        isa!(vaddvq_f32(a))
+    }
+    #[inline(always)]
+    fn largest(self, a: float32x4_t) -> f32 {
+        isa!(vmaxvq_f32(a))
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> uint32x4_t {
+        isa!(vld1q_u32(from))
+    }
+    #[inline(always)]
+    unsafe fn load_words_first(self, from: *const u32, count: usize) -> uint32x4_t {
+        let mut padded = [0; 4];
+        isa!({
+            std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
+            vld1q_u32(padded.as_ptr())
+        })
+    }
+    #[inline(always)]
+    fn low_nibble(self, a: uint32x4_t) -> float32x4_t {
+        isa!(vcvtq_f32_u32(vandq_u32(a, vdupq_n_u32(15))))
+    }
+    #[inline(always)]
+    fn drop_nibble(self, a: uint32x4_t) -> uint32x4_t {
+        isa!(vshrq_n_u32::<4>(a))
+    }
+}
