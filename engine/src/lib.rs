@@ -6,11 +6,20 @@
 mod api;
 pub mod checkpoint;
 pub mod decoder;
+mod device;
 pub mod families;
+mod inspect;
+mod kv;
 mod request;
+pub mod sampling;
+pub mod schedule;
+mod serving;
 pub mod text;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
+pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo};
+pub use inspect::{Inspection, inspect};
 pub use request::{
     ChatPrompt, Event, Finish, FinishReason, GenerateError, Limits, Prompt, Request, SamplingParams,
 };
+pub use serving::{LoadError, load};
