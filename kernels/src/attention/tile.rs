@@ -178,13 +178,13 @@ fn soften<S: Simd>(s: S, state: &mut State<S::F>, scores: &mut [f32], out: &mut 
     let mut fade = [s.splat(1.0); 2];
     // SAFETY: both slices are whole rows of `width`.
     unsafe {
-        for v in 0..2 {
+        for (v, fade) in fade.iter_mut().enumerate() {
             let mut largest = state.largest[v];
             for line in scores.chunks_exact(width) {
                 largest = s.max(largest, s.load(line.as_ptr().add(v * S::LANES)));
             }
-            fade[v] = exp(s, s.sub(state.largest[v], largest));
-            let mut sum = s.mul(state.sum[v], fade[v]);
+            *fade = exp(s, s.sub(state.largest[v], largest));
+            let mut sum = s.mul(state.sum[v], *fade);
             for line in scores.chunks_exact_mut(width) {
                 let at = line.as_mut_ptr().add(v * S::LANES);
                 let weight = exp(s, s.sub(s.load(at), largest));

@@ -1,5 +1,10 @@
 //! Dot products of a few rows of activations with a few rows of weights, one implementation a storage.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the loops run over several arrays of registers side by side"
+)]
+
 use crate::simd::{Element, Simd};
 
 /// Weight rows that can be multiplied where they lie.

@@ -37,9 +37,9 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_first(self, from: *const f32, count: usize) -> Four<f32> {
-        // SAFETY: promised by the caller.
         each(|i| {
             if i < count {
+                // SAFETY: promised by the caller.
                 unsafe { *from.add(i) }
             } else {
                 0.0
@@ -141,9 +141,9 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_words_first(self, from: *const u32, count: usize) -> Four<u32> {
-        // SAFETY: promised by the caller.
         lanes(|i| {
             if i < count {
+                // SAFETY: promised by the caller.
                 unsafe { *from.add(i) }
             } else {
                 0
