@@ -1,7 +1,22 @@
 //! Decoders: their description, and the forward pass written once over it.
+//!
+//! Knows neither requests nor scheduling; attention and its storage are behind `kv::KvCache`.
 
+mod arithmetic;
+mod build;
 mod description;
+mod graph;
+mod host;
+mod model;
+#[cfg(test)]
+mod parity;
+mod source;
+mod weights;
 
+pub(crate) use arithmetic::{StepInputs, length};
+pub(crate) use build::{Execution, kv_values_per_token};
 pub use description::{
     Activation, Attention, Cut, Decoder, Embedding, FeedForward, Layer, Linear, Mixer, Norm, Rope,
 };
+pub(crate) use model::{Model, StepOutput};
+pub use source::WeightError;

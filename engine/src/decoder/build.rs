@@ -1,0 +1,86 @@
+//! A model from its description and checkpoint, for one device.
+//!
+//! On the CPU: our kernels, f32 activations, weights used where they lie. Elsewhere: MLX graphs in
+//! the model's own dtype.
+
+use mlxcel_mlx_bridge::Dtype;
+
+use super::arithmetic::Arithmetic;
+use super::description::{Decoder, Mixer};
+use super::graph::GraphArithmetic;
+use super::host::HostArithmetic;
+use super::model::Model;
+use super::source::{Preparation, WeightError, WeightSource};
+use super::weights::DecoderWeights;
+use crate::api::{LoadStep, Quantization};
+use crate::checkpoint::{Checkpoint, TensorDtype};
+use crate::kv::{GraphKv, HostKv, KvCache};
+
+/// Which arithmetic and KV storage to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Execution {
+    /// Our CPU kernels in f32.
+    Host,
+    /// MLX operations in the model's own dtype.
+    Graph,
+}
+
+impl Model {
+    /// Loads `description`'s weights from `checkpoint`.
+    pub(crate) fn load(
+        description: Decoder,
+        checkpoint: &Checkpoint,
+        execution: Execution,
+        quantize: Option<Quantization>,
+        progress: &mut dyn FnMut(LoadStep),
+    ) -> Result<Self, WeightError> {
+        let dtype = match execution {
+            Execution::Host => Dtype::Float32,
+            Execution::Graph => activation_dtype(&description, checkpoint),
+        };
+        let preparation = Preparation { quantize, vectors: dtype };
+        let mut source = WeightSource::new(checkpoint, preparation, progress)?;
+        let weights = DecoderWeights::load(&description, &mut source)?;
+        // Norms are converted and device copies made now, not in the first request.
+        mlxcel_mlx_bridge::eval(&weights.arrays())?;
+        let arithmetic: Box<dyn Arithmetic> = match execution {
+            Execution::Host => Box::new(HostArithmetic),
+            Execution::Graph => Box::new(GraphArithmetic { dtype }),
+        };
+        Ok(Self { description, weights, arithmetic, execution, dtype })
+    }
+
+    /// An empty KV cache for this model.
+    pub(crate) fn cache(&self) -> Box<dyn KvCache> {
+        let layers = self.description.layers.len();
+        match self.execution {
+            Execution::Host => Box::new(HostKv::new(layers)),
+            Execution::Graph => Box::new(GraphKv::new(layers)),
+        }
+    }
+
+    /// Bytes of KV cache one token of one sequence takes.
+    pub(crate) fn kv_bytes_per_token(&self) -> u64 {
+        kv_values_per_token(&self.description) * self.dtype.size() as u64
+    }
+}
+
+/// Keys and values one token leaves in the caches of all layers.
+pub(crate) fn kv_values_per_token(decoder: &Decoder) -> u64 {
+    let per_layer = decoder.layers.iter().map(|layer| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        2 * attention.kv_heads * attention.head_dim
+    });
+    per_layer.sum::<usize>() as u64
+}
+
+/// The dtype the model was stored in: that of its embedding, or of the embedding's scales.
+fn activation_dtype(description: &Decoder, checkpoint: &Checkpoint) -> Dtype {
+    let name = &description.embedding.name;
+    let stored = ["scales", "weight"].iter().find_map(|part| checkpoint.info(&format!("{name}.{part}")));
+    match stored.map(|info| info.dtype) {
+        Some(TensorDtype::BF16) => Dtype::Bfloat16,
+        Some(TensorDtype::F16) => Dtype::Float16,
+        _ => Dtype::Float32,
+    }
+}

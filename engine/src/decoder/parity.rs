@@ -1,0 +1,188 @@
+//! Our logits beside mlx-lm's, for every checkpoint the generator under `parity/` writes.
+
+#![allow(clippy::expect_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use mlxcel_mlx_bridge::Dtype;
+
+use super::build::Execution;
+use super::model::{Model, StepOutput};
+use crate::api::DeviceChoice;
+use crate::checkpoint::Checkpoint;
+use crate::device::Device;
+use crate::families;
+use crate::kv::KvCache;
+use crate::schedule::{SequenceId, Span, StepPlan};
+
+struct Case {
+    name: String,
+    model: PathBuf,
+    tolerance: f32,
+    prompts: Vec<Prompt>,
+}
+
+struct Prompt {
+    ids: Vec<u32>,
+    /// `[tokens][vocabulary]`.
+    logits: Vec<Vec<f32>>,
+}
+
+#[test]
+fn cpu_kernels_give_mlx_lms_logits_token_by_token() {
+    check_all(Execution::Host, one_by_one);
+}
+
+#[test]
+fn cpu_kernels_give_mlx_lms_logits_for_ragged_prefill() {
+    check_all(Execution::Host, ragged);
+}
+
+#[test]
+fn mlx_graphs_give_mlx_lms_logits_for_ragged_prefill() {
+    check_all(Execution::Graph, ragged);
+}
+
+#[test]
+fn mlx_graphs_give_mlx_lms_logits_token_by_token() {
+    check_all(Execution::Graph, one_by_one);
+}
+
+/// Every prompt alone, a token a step: the logits after each.
+fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
+    let mut cache = model.cache();
+    let mut seen = Vec::new();
+    for (index, prompt) in prompts.iter().enumerate() {
+        let sequence = SequenceId(index as u64);
+        cache.open(sequence);
+        for (at, &token) in prompt.ids.iter().enumerate() {
+            let span = Span { sequence, tokens: vec![token], start: at, sample: true };
+            let rows = step(model, cache.as_mut(), vec![span]);
+            seen.extend(rows.into_iter().map(|row| (index, at, row)));
+        }
+        cache.close(sequence);
+    }
+    seen
+}
+
+/// All prompts side by side, in chunks of different lengths, decode tokens among them.
+fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
+    let mut cache = model.cache();
+    let mut done = vec![0; prompts.len()];
+    for index in 0..prompts.len() {
+        cache.open(SequenceId(index as u64));
+    }
+    let mut seen = Vec::new();
+    let mut round = 0;
+    while prompts.iter().zip(&done).any(|(prompt, &at)| at < prompt.ids.len()) {
+        let mut spans = Vec::new();
+        for (index, prompt) in prompts.iter().enumerate() {
+            let chunk = [1, 7, 3, 20][(round + index) % 4].min(prompt.ids.len() - done[index]);
+            if chunk > 0 {
+                let tokens = prompt.ids[done[index]..done[index] + chunk].to_vec();
+                spans.push(Span {
+                    sequence: SequenceId(index as u64),
+                    tokens,
+                    start: done[index],
+                    sample: true,
+                });
+                done[index] += chunk;
+            }
+        }
+        let ends: Vec<_> =
+            spans.iter().map(|s| (s.sequence.0 as usize, s.start + s.tokens.len() - 1)).collect();
+        let rows = step(model, cache.as_mut(), spans);
+        seen.extend(ends.into_iter().zip(rows).map(|((index, at), row)| (index, at, row)));
+        round += 1;
+    }
+    seen
+}
+
+fn step(model: &Model, cache: &mut dyn KvCache, spans: Vec<Span>) -> Vec<Vec<f32>> {
+    let output = model.forward(StepPlan { spans }, cache).expect("the step runs");
+    let StepOutput::Logits(logits) = output else { panic!("every span is sampled") };
+    let width = model.description.vocab_size;
+    let values: Vec<f32> =
+        logits.astype(Dtype::Float32).and_then(|l| l.to_vec()).expect("the step evaluates");
+    values.chunks(width).map(<[f32]>::to_vec).collect()
+}
+
+type Run = fn(&Model, &[Prompt]) -> Vec<(usize, usize, Vec<f32>)>;
+
+fn check_all(execution: Execution, run: Run) {
+    Device::choose(DeviceChoice::Cpu)
+        .and_then(|d| Ok(d.make_default().expect("the CPU works")))
+        .expect("a CPU");
+    let cases = cases();
+    assert!(cases.len() > 40, "the generator writes a case for every feature");
+    let failures: Vec<String> = cases.iter().filter_map(|case| check(case, execution, run).err()).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn check(case: &Case, execution: Execution, run: Run) -> Result<(), String> {
+    let model = load(&case.model, execution).map_err(|error| format!("{}: {error}", case.name))?;
+    // In half precision a graph computes as mlx-lm does natively, with errors of several roundings.
+    let tolerance = match (execution, model.dtype) {
+        (Execution::Graph, Dtype::Float16 | Dtype::Bfloat16) => case.tolerance * 3.0,
+        _ => case.tolerance,
+    };
+    let seen = run(&model, &case.prompts);
+    let mut worst = 0.0f32;
+    for (prompt, at, row) in &seen {
+        for (ours, theirs) in row.iter().zip(&case.prompts[*prompt].logits[*at]) {
+            let error = (ours - theirs).abs();
+            worst = if error.is_nan() { f32::INFINITY } else { worst.max(error) };
+        }
+    }
+    let ends = seen.iter().filter(|(prompt, at, _)| at + 1 == case.prompts[*prompt].ids.len()).count();
+    assert_eq!(ends, case.prompts.len(), "every prompt was run to its end");
+    if worst > tolerance {
+        Err(format!("{}: off by {worst}, allowed {tolerance}", case.name))
+    } else {
+        Ok(())
+    }
+}
+
+fn load(path: &Path, execution: Execution) -> Result<Model, String> {
+    let mut checkpoint = Checkpoint::open(path).map_err(|error| error.to_string())?;
+    let description = families::describe(checkpoint.config()).map_err(|error| error.to_string())?;
+    checkpoint.rename(&families::weight_name);
+    Model::load(description, &checkpoint, execution, None, &mut |_| {}).map_err(|error| error.to_string())
+}
+
+fn cases() -> Vec<Case> {
+    let dir = std::env::var_os("MLXCEL_PARITY_DIR")
+        .map(PathBuf::from)
+        .expect("MLXCEL_PARITY_DIR names what parity/generate.py wrote; `./x test` sets it");
+    let manifest = std::fs::read(dir.join("manifest.json")).expect("the generator wrote a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("the manifest is JSON");
+    let listed = manifest["cases"].as_array().expect("the manifest lists cases");
+    listed.iter().map(|entry| case(&dir, entry)).collect()
+}
+
+fn case(dir: &Path, entry: &serde_json::Value) -> Case {
+    let text = |key: &str| entry[key].as_str().expect("a text").to_owned();
+    let reference = std::fs::read(dir.join(text("reference"))).expect("the reference exists");
+    let reference = safetensors::SafeTensors::deserialize(&reference).expect("the reference is safetensors");
+    let count = entry["prompts"].as_u64().expect("a count");
+    let prompts = (0..count).map(|n| {
+        let ids = reference.tensor(&format!("ids.{n}")).expect("ids");
+        let logits = reference.tensor(&format!("logits.{n}")).expect("logits");
+        let values: Vec<f32> = words(logits.data()).map(f32::from_le_bytes).collect();
+        let width = logits.shape()[1];
+        Prompt {
+            ids: words(ids.data()).map(u32::from_le_bytes).collect(),
+            logits: values.chunks(width).map(<[f32]>::to_vec).collect(),
+        }
+    });
+    Case {
+        name: text("name"),
+        model: dir.join(text("model")),
+        tolerance: entry["tolerance"].as_f64().expect("a number") as f32,
+        prompts: prompts.collect(),
+    }
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
+    bytes.chunks_exact(4).map(|word| word.try_into().expect("four bytes"))
+}

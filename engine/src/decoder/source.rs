@@ -1,0 +1,141 @@
+//! Tensors of a checkpoint as arrays: shapes checked, quantised where asked, progress told.
+//!
+//! Knows how matrices and vectors are stored, not which of them a decoder has (`weights`).
+
+use mlxcel_mlx_bridge::{Array, Dtype, Quantized, QuantizedLayout};
+
+use super::arithmetic::length;
+use super::description::Linear;
+use super::weights::MatrixWeights;
+use crate::api::{LoadStep, Quantization};
+use crate::checkpoint::{Checkpoint, CheckpointError, Tensor, TensorDtype};
+
+/// Why a weight could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// The checkpoint does not have it, or is damaged.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Quantisation was asked for in a layout that does not exist.
+    #[error(
+        "cannot quantise to {0} bits in groups of {1}; bits are 2, 3, 4, 5, 6 or 8, groups 32, 64 or 128"
+    )]
+    Quantization(u32, u32),
+    /// MLX refused.
+    #[error(transparent)]
+    Mlx(#[from] mlxcel_mlx_bridge::Error),
+}
+
+/// How weights are made ready.
+pub(crate) struct Preparation {
+    /// Quantise float matrices to this.
+    pub(crate) quantize: Option<Quantization>,
+    /// The dtype of norms and biases.
+    pub(crate) vectors: Dtype,
+}
+
+/// Reads the weights of one checkpoint.
+pub(crate) struct WeightSource<'a> {
+    checkpoint: &'a Checkpoint,
+    preparation: Preparation,
+    progress: &'a mut dyn FnMut(LoadStep),
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+impl<'a> WeightSource<'a> {
+    /// # Errors
+    /// When the quantisation asked for does not exist.
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        preparation: Preparation,
+        progress: &'a mut dyn FnMut(LoadStep),
+    ) -> Result<Self, WeightError> {
+        if let Some(q) = preparation.quantize {
+            let known = matches!(q.bits, 2..=6 | 8) && matches!(q.group_size, 32 | 64 | 128);
+            if !known {
+                return Err(WeightError::Quantization(q.bits, q.group_size));
+            }
+        }
+        let total_bytes = checkpoint.total_bytes();
+        Ok(Self { checkpoint, preparation, progress, done_bytes: 0, total_bytes })
+    }
+
+    /// A matrix `[outputs, inputs]`.
+    pub(crate) fn matrix(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
+        match self.checkpoint.quantization().for_module(&linear.name) {
+            Some(quantization) if self.checkpoint.contains(&format!("{}.scales", linear.name)) => {
+                self.affine(linear, quantization)
+            }
+            _ => self.dense(linear),
+        }
+    }
+
+    /// A vector `[width]` in the preparation's dtype.
+    pub(crate) fn vector(&mut self, name: &str, width: usize) -> Result<Array, WeightError> {
+        let tensor = self.tensor(name, &[width])?;
+        Ok(float_array(&tensor)?.astype(self.preparation.vectors)?)
+    }
+
+    fn affine(&mut self, linear: &Linear, quantization: Quantization) -> Result<MatrixWeights, WeightError> {
+        let words = linear.inputs * quantization.bits as usize / 32;
+        let groups = linear.inputs / quantization.group_size as usize;
+        let part = |side: &str| format!("{}.{side}", linear.name);
+        let packed = self.tensor(&part("weight"), &[linear.outputs, words])?;
+        packed.expect_dtype(&[TensorDtype::U32])?;
+        let scales = self.tensor(&part("scales"), &[linear.outputs, groups])?;
+        let biases = self.tensor(&part("biases"), &[linear.outputs, groups])?;
+        Ok(MatrixWeights::Affine(Quantized {
+            weight: array(&packed, Dtype::Uint32)?,
+            scales: float_array(&scales)?,
+            biases: Some(float_array(&biases)?),
+            layout: layout(quantization),
+        }))
+    }
+
+    fn dense(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
+        let tensor = self.tensor(&format!("{}.weight", linear.name), &[linear.outputs, linear.inputs])?;
+        let weight = float_array(&tensor)?;
+        match self.preparation.quantize {
+            Some(quantization) if linear.inputs.is_multiple_of(quantization.group_size as usize) => {
+                let matrix = MatrixWeights::Affine(Quantized::quantize(&weight, layout(quantization))?);
+                // Evaluated one by one, so that no more than one float matrix is in memory.
+                mlxcel_mlx_bridge::eval(&matrix.arrays())?;
+                Ok(matrix)
+            }
+            _ => Ok(MatrixWeights::Dense(weight)),
+        }
+    }
+
+    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<Tensor, WeightError> {
+        let tensor = self.checkpoint.tensor(name)?;
+        tensor.expect_shape(expected)?;
+        self.done_bytes += tensor.bytes.as_ref().len() as u64;
+        (self.progress)(LoadStep {
+            what: "loading weights".to_owned(),
+            done_bytes: self.done_bytes,
+            total_bytes: self.total_bytes.max(self.done_bytes),
+        });
+        Ok(tensor)
+    }
+}
+
+fn layout(quantization: Quantization) -> QuantizedLayout {
+    QuantizedLayout::affine(length(quantization.bits as usize), length(quantization.group_size as usize))
+}
+
+fn float_array(tensor: &Tensor) -> Result<Array, WeightError> {
+    tensor.expect_dtype(&[TensorDtype::F32, TensorDtype::F16, TensorDtype::BF16])?;
+    let dtype = match tensor.dtype {
+        TensorDtype::F16 => Dtype::Float16,
+        TensorDtype::BF16 => Dtype::Bfloat16,
+        _ => Dtype::Float32,
+    };
+    Ok(array(tensor, dtype)?)
+}
+
+/// The tensor's bytes as an array, without a copy where the device can read host memory.
+fn array(tensor: &Tensor, dtype: Dtype) -> mlxcel_mlx_bridge::Result<Array> {
+    let shape: Vec<i32> = tensor.shape.iter().map(|&size| length(size)).collect();
+    Array::from_owner(tensor.bytes.clone(), 0..tensor.bytes.as_ref().len(), dtype, &shape)
+}

@@ -1,0 +1,144 @@
+//! The device an engine runs on: choosing it, and saying what it is.
+//!
+//! A GPU build whose GPU cannot be used says why and stops; it runs on the CPU only when asked.
+
+use mlxcel_mlx_bridge::{self as mlx, DeviceKind};
+
+use crate::api::DeviceChoice;
+use crate::decoder::Execution;
+
+/// Whether this build of MLX drives GPUs.
+const GPU_BUILD: bool = cfg!(any(feature = "cuda", feature = "metal", target_os = "macos"));
+
+/// Why the chosen device cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// A GPU was asked for in a CPU build.
+    #[error(
+        "this build of mlxcel has no GPU support; use a build with the cuda or metal feature, or --device cpu"
+    )]
+    CpuBuild,
+    /// The build supports GPUs, but none can be used.
+    #[error("the GPU cannot be used: {0}; mend that, or run on the CPU with --device cpu")]
+    Unusable(String),
+    /// There is no GPU of that index.
+    #[error("there is no GPU {index}; this host has {count}, counted from 0")]
+    NoSuchGpu {
+        /// The index asked for.
+        index: u32,
+        /// How many there are.
+        count: u32,
+    },
+}
+
+/// What kind of device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceFamily {
+    /// The host's processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An Apple GPU.
+    Metal,
+}
+
+/// A device, for people and for a node's registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// What kind of device it is.
+    pub kind: DeviceFamily,
+    /// Index among the devices of its kind.
+    pub index: u32,
+    /// Its name, such as "NVIDIA H200".
+    pub name: String,
+    /// Its memory in bytes; for a CPU, the host's.
+    pub memory_bytes: u64,
+    /// Driver and compute versions; empty for a CPU.
+    pub driver: String,
+    /// Version of the MLX library.
+    pub mlx_version: String,
+}
+
+/// A device that can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    inner: mlx::Device,
+}
+
+impl Device {
+    /// The device a choice means in this build on this host.
+    ///
+    /// # Errors
+    /// When it is a GPU that this build or host does not have.
+    pub fn choose(choice: DeviceChoice) -> Result<Self, DeviceError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Self { inner: mlx::Device::CPU }),
+            DeviceChoice::Default if !GPU_BUILD => Ok(Self { inner: mlx::Device::CPU }),
+            DeviceChoice::Gpu(_) if !GPU_BUILD => Err(DeviceError::CpuBuild),
+            DeviceChoice::Default => Self::gpu(0),
+            DeviceChoice::Gpu(index) => Self::gpu(index),
+        }
+    }
+
+    /// How many devices this build can use on this host: its GPUs in a GPU build, else one CPU.
+    ///
+    /// # Errors
+    /// When a GPU build finds no usable GPU.
+    pub fn count() -> Result<u32, DeviceError> {
+        if !GPU_BUILD {
+            return Ok(1);
+        }
+        let unusable = |error: mlx::Error| DeviceError::Unusable(error.message);
+        let count = mlx::Device::count(DeviceKind::Gpu).map_err(unusable)?;
+        let count = u32::try_from(count).unwrap_or(0);
+        if count == 0 || !mlx::Device::gpu(0).is_available().map_err(unusable)? {
+            return Err(DeviceError::Unusable("no GPU is visible to this process".to_owned()));
+        }
+        Ok(count)
+    }
+
+    /// What the device is.
+    pub fn info(&self) -> DeviceInfo {
+        // A device that cannot describe itself is still named by its kind.
+        let described = self.inner.info().unwrap_or_default();
+        DeviceInfo {
+            kind: match (self.is_gpu(), cfg!(target_os = "macos")) {
+                (false, _) => DeviceFamily::Cpu,
+                (true, false) => DeviceFamily::Cuda,
+                (true, true) => DeviceFamily::Metal,
+            },
+            index: u32::try_from(self.inner.index).unwrap_or(0),
+            name: described.name.unwrap_or_else(|| if self.is_gpu() { "GPU" } else { "CPU" }.to_owned()),
+            memory_bytes: described.memory_bytes.unwrap_or(0),
+            driver: driver(&described.properties),
+            mlx_version: mlx::version(),
+        }
+    }
+
+    pub(crate) fn execution(&self) -> Execution {
+        if self.is_gpu() { Execution::Graph } else { Execution::Host }
+    }
+
+    /// Makes arrays of the calling thread live on this device.
+    pub(crate) fn make_default(&self) -> mlx::Result<()> {
+        mlx::set_default_device(self.inner)
+    }
+
+    fn is_gpu(&self) -> bool {
+        self.inner.kind == DeviceKind::Gpu
+    }
+
+    fn gpu(index: u32) -> Result<Self, DeviceError> {
+        match Self::count()? {
+            count if index < count => Ok(Self { inner: mlx::Device::gpu(index as i32) }),
+            count => Err(DeviceError::NoSuchGpu { index, count }),
+        }
+    }
+}
+
+/// What the backend says of its driver, for people.
+fn driver(properties: &[(String, String)]) -> String {
+    let wanted = ["driver_version", "runtime_version", "cuda_version", "compute_capability_major"];
+    let known = properties.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
+    known.map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect::<Vec<_>>().join(", ")
+}

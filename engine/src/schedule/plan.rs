@@ -1,0 +1,105 @@
+//! One step of the engine as data: a ragged batch.
+//!
+//! A flat list of tokens from any number of sequences, prefill chunks and single decode tokens
+//! together. Says what to compute, not how; only attention looks at the spans.
+
+use std::ops::Range;
+
+/// Names a sequence for as long as its engine lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u64);
+
+/// The tokens one step computes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StepPlan {
+    /// One span a sequence.
+    pub spans: Vec<Span>,
+}
+
+/// Consecutive tokens of one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Whose tokens these are.
+    pub sequence: SequenceId,
+    /// The tokens; never empty.
+    pub tokens: Vec<u32>,
+    /// Position of the first token; as many tokens of the sequence are in the KV cache.
+    pub start: usize,
+    /// Whether the logits after the last token are wanted.
+    pub sample: bool,
+}
+
+impl StepPlan {
+    /// Tokens in the step.
+    pub fn len(&self) -> usize {
+        self.spans.iter().map(|span| span.tokens.len()).sum()
+    }
+
+    /// Whether there is nothing to compute.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Token ids, flat: `[len]`.
+    pub fn tokens(&self) -> Vec<u32> {
+        self.spans.iter().flat_map(|span| span.tokens.iter().copied()).collect()
+    }
+
+    /// Position of every token in its sequence, flat: `[len]`.
+    pub fn positions(&self) -> Vec<i32> {
+        let position = |at: usize| i32::try_from(at).unwrap_or(i32::MAX);
+        self.spans
+            .iter()
+            .flat_map(|span| (0..span.tokens.len()).map(move |i| position(span.start + i)))
+            .collect()
+    }
+
+    /// The rows of the flat batch that belong to each span, in order.
+    pub fn rows(&self) -> Vec<Range<usize>> {
+        let mut next = 0;
+        self.spans
+            .iter()
+            .map(|span| {
+                let rows = next..next + span.tokens.len();
+                next = rows.end;
+                rows
+            })
+            .collect()
+    }
+
+    /// Rows whose logits are wanted, in span order.
+    pub fn sampled_rows(&self) -> Vec<u32> {
+        self.spans
+            .iter()
+            .zip(self.rows())
+            .filter(|(span, _)| span.sample)
+            .map(|(_, rows)| u32::try_from(rows.end - 1).unwrap_or(u32::MAX))
+            .collect()
+    }
+
+    /// The sequences whose logits are wanted, in the order of `sampled_rows`.
+    pub fn sampled_sequences(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.spans.iter().filter(|span| span.sample).map(|span| span.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_positions_and_samples_follow_the_spans() {
+        let plan = StepPlan {
+            spans: vec![
+                Span { sequence: SequenceId(1), tokens: vec![7], start: 12, sample: true },
+                Span { sequence: SequenceId(2), tokens: vec![3, 4, 5], start: 0, sample: false },
+                Span { sequence: SequenceId(3), tokens: vec![8, 9], start: 4, sample: true },
+            ],
+        };
+        assert_eq!(plan.tokens(), [7, 3, 4, 5, 8, 9]);
+        assert_eq!(plan.positions(), [12, 0, 1, 2, 4, 5]);
+        assert_eq!(plan.rows(), [0..1, 1..4, 4..6]);
+        assert_eq!(plan.sampled_rows(), [0, 5]);
+        assert_eq!(plan.sampled_sequences().collect::<Vec<_>>(), [SequenceId(1), SequenceId(3)]);
+    }
+}

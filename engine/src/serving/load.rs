@@ -1,0 +1,169 @@
+//! Loading a model: from files to a running engine thread.
+//!
+//! Arrays never leave the thread that made them, so the thread itself loads and reports progress
+//! through a channel to the caller.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use super::command::SharedState;
+use super::thread::{EngineHandle, EngineThread};
+use crate::api::{Engine, LoadOptions, LoadStep};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::decoder::{Model, WeightError};
+use crate::device::{Device, DeviceError};
+use crate::families::{self, FamilyError};
+use crate::schedule::SchedulerLimits;
+use crate::text::{TextCodec, TextError};
+
+/// Most sequences in one step, unless the options say otherwise.
+const DEFAULT_MAX_SEQUENCES: u32 = 16;
+
+/// Most tokens in one step: what keeps a decode token from waiting long for others' prompts.
+const STEP_TOKENS: usize = 512;
+
+/// Share of the memory left after the weights that KV caches may take.
+const KV_MEMORY_SHARE: f64 = 0.6;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The files are damaged, missing or of an unknown format.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The configuration describes nothing we can run.
+    #[error("{path}: {source}", path = path.display())]
+    Family {
+        /// The model's directory or file.
+        path: PathBuf,
+        /// What is wrong with its configuration.
+        source: FamilyError,
+    },
+    /// A weight has the wrong shape or dtype.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// The tokenizer or chat template cannot be used.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// More context was asked for than the model has.
+    #[error(
+        "a context of {asked} tokens was asked for, the model was trained for {limit}; ask for at most {limit}"
+    )]
+    Context {
+        /// Tokens asked for.
+        asked: u32,
+        /// Tokens the model was trained for.
+        limit: u32,
+    },
+    /// MLX refused.
+    #[error(transparent)]
+    Mlx(#[from] mlxcel_mlx_bridge::Error),
+    /// The engine's thread could not be started or died while loading.
+    #[error("the engine's thread {0}")]
+    Thread(String),
+}
+
+/// Loads the model in `path`, a directory or one GGUF file, and starts its engine.
+///
+/// # Errors
+/// See [`LoadError`]; nothing is left running.
+pub fn load(
+    path: &Path,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadStep),
+) -> Result<Box<dyn Engine>, LoadError> {
+    let (step_sender, steps) = mpsc::channel();
+    let (path, options) = (path.to_owned(), options.clone());
+    let (result_sender, results) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || {
+            // The caller waits for the result: a failed send means it has panicked.
+            let loaded = Loaded::new(&path, &options, &mut |step| drop(step_sender.send(step)));
+            drop(step_sender);
+            match loaded.and_then(Loaded::start) {
+                Ok((thread, handle)) => {
+                    if result_sender.send(Ok(handle)).is_ok() {
+                        thread.run();
+                    }
+                }
+                Err(error) => drop(result_sender.send(Err(error))),
+            }
+        })
+        .map_err(|error| LoadError::Thread(format!("could not be started: {error}")))?;
+    for step in steps {
+        progress(step);
+    }
+    let handle = results.recv().map_err(|_| LoadError::Thread("died while loading".to_owned()))??;
+    Ok(Box::new(handle.joined(thread)))
+}
+
+/// Everything a model needs to run.
+struct Loaded {
+    model: Model,
+    codec: TextCodec,
+    context_tokens: u32,
+    limits: SchedulerLimits,
+    weight_bytes: u64,
+}
+
+impl Loaded {
+    fn new(
+        path: &Path,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadStep),
+    ) -> Result<Self, LoadError> {
+        let device = Device::choose(options.device)?;
+        device.make_default()?;
+        let mut checkpoint = Checkpoint::open(path)?;
+        let family = |source| LoadError::Family { path: path.to_owned(), source };
+        let description = families::describe(checkpoint.config()).map_err(family)?;
+        checkpoint.rename(&families::weight_name);
+        let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
+        let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
+        let context_tokens = context(options, description.max_context)?;
+        let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
+        let weight_bytes = model.weights.bytes();
+        let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES) as usize;
+        let kv_tokens = kv_tokens(&model, &device, weight_bytes, max_sequences * context_tokens as usize);
+        let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, kv_tokens };
+        Ok(Self { model, codec, context_tokens, limits, weight_bytes })
+    }
+
+    fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
+        let (commands, receiver) = mpsc::channel();
+        let state = Arc::new(SharedState::default());
+        let codec = Arc::new(self.codec);
+        let handle = EngineHandle::new(
+            commands,
+            Arc::clone(&codec),
+            Arc::clone(&state),
+            self.context_tokens,
+            self.weight_bytes,
+        );
+        let cache = self.model.cache();
+        let thread =
+            EngineThread::new(self.model, cache, codec, self.limits, receiver, state, self.context_tokens);
+        Ok((thread, handle))
+    }
+}
+
+fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    match options.context_tokens {
+        Some(asked) if asked > limit => Err(LoadError::Context { asked, limit }),
+        Some(asked) => Ok(asked),
+        None => Ok(limit),
+    }
+}
+
+/// Tokens of KV cache that fit beside the weights, at most `wanted`.
+fn kv_tokens(model: &Model, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
+    let free = device.info().memory_bytes.saturating_sub(weight_bytes) as f64 * KV_MEMORY_SHARE;
+    let fitting = free / model.kv_bytes_per_token() as f64;
+    wanted.min(fitting as usize)
+}
