@@ -1,0 +1,97 @@
+//! An engine that does what its prompt says, for tests of everything around engines.
+//!
+//! `count N` generates N tokens, `slow N` one every 20 ms; `segv` ends the process as a bug in
+//! native code would. Keeps the promises of `Engine` with one thread a request.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use mlxcel_engine::{
+    Engine, EngineState, Event, EventSink, Finish, FinishReason, GenerateError, Prompt, Request,
+};
+
+/// Hears of every request that was cancelled.
+pub(crate) type OnCancelled = Arc<dyn Fn(&str) + Send + Sync>;
+
+pub(crate) struct ScriptEngine {
+    running: Arc<Mutex<HashMap<String, Arc<AtomicBool>>>>,
+    on_cancelled: OnCancelled,
+}
+
+impl ScriptEngine {
+    pub(crate) fn new(on_cancelled: OnCancelled) -> Self {
+        Self { running: Arc::default(), on_cancelled }
+    }
+}
+
+impl Engine for ScriptEngine {
+    fn submit(&self, request: Request, mut events: EventSink) {
+        let Prompt::Text(script) = &request.prompt else {
+            return events(Event::Failed(GenerateError::Invalid("only scripts run here".into())));
+        };
+        let (verb, count) = script.split_once(' ').unwrap_or((script, "0"));
+        let (pause, count) = match (verb, count.parse::<u32>()) {
+            ("count", Ok(count)) => (Duration::ZERO, count),
+            ("slow", Ok(count)) => (Duration::from_millis(20), count),
+            ("segv", _) => segv(),
+            _ => {
+                let message = format!("no such script: {script}");
+                return events(Event::Failed(GenerateError::Invalid(message)));
+            }
+        };
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.running.lock().expect("lock").insert(request.id.clone(), Arc::clone(&cancelled));
+        let (running, on_cancelled) = (Arc::clone(&self.running), Arc::clone(&self.on_cancelled));
+        thread::spawn(move || {
+            events(Event::Started { prompt_tokens: 1 });
+            let mut done = 0;
+            while done < count && !cancelled.load(Ordering::SeqCst) {
+                thread::sleep(pause);
+                let text = format!("{done} ");
+                events(Event::Delta { text, token_ids: vec![done] });
+                done += 1;
+            }
+            running.lock().expect("lock").remove(&request.id);
+            let reason = match done < count {
+                true => FinishReason::Cancelled,
+                false => FinishReason::Length,
+            };
+            if reason == FinishReason::Cancelled {
+                on_cancelled(&request.id);
+            }
+            events(Event::Finished(Finish {
+                reason,
+                prompt_tokens: 1,
+                completion_tokens: done,
+                prefill: Duration::ZERO,
+                decode: pause * done,
+            }));
+        });
+    }
+
+    fn cancel(&self, id: &str) {
+        if let Some(cancelled) = self.running.lock().expect("lock").get(id) {
+            cancelled.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn state(&self) -> EngineState {
+        let running = self.running.lock().expect("lock").len();
+        EngineState {
+            running: u32::try_from(running).expect("few"),
+            context_tokens: 4096,
+            weight_bytes: 7,
+            ..EngineState::default()
+        }
+    }
+}
+
+fn segv() -> ! {
+    // SAFETY: none: the write is to an address that is never mapped, and the fault it causes is
+    // the point.
+    unsafe { std::ptr::write_volatile(std::ptr::without_provenance_mut::<u8>(8), 1) };
+    unreachable!("address 8 is not mapped")
+}
