@@ -15,6 +15,7 @@ pub mod sampling;
 pub mod schedule;
 mod serving;
 pub mod text;
+pub mod toy;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
 pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo};
