@@ -4,6 +4,7 @@
 //! MLX's layout, a `config.json` value and a quantisation for each module. It does not know
 //! what a tensor is for; `families` reads the configuration and `model` asks for the tensors.
 
+mod convert;
 mod directory;
 mod error;
 mod gguf;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::text::TextAssets;
+pub use convert::{WriteError, WriteOptions, write_mlx_checkpoint};
 pub use error::CheckpointError;
 pub use quantization::QuantizationConfig;
 use stored::Stored;
@@ -120,9 +122,23 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// Type and shape of a tensor without reading it.
+    /// Type and shape of a tensor without reading it. Scales and biases from GGUF are said to be
+    /// F16, but come as F32 where F16 cannot hold them.
     pub fn info(&self, name: &str) -> Option<TensorInfo> {
         self.tensors.get(name).map(Stored::info)
+    }
+
+    /// The same where `info` can only tell what is usual, at the cost of reading scales.
+    fn exact_info(&self, name: &str) -> Option<TensorInfo> {
+        self.tensors.get(name).map(Stored::exact_info)
+    }
+
+    /// The directory whose text files belong to this checkpoint; none for GGUF.
+    fn text_directory(&self) -> Option<&Path> {
+        match self.text {
+            TextSource::Directory => Some(&self.path),
+            TextSource::Gguf(_) => None,
+        }
     }
 
     /// A tensor; from safetensors its bytes are the mapped file's, without a copy.

@@ -45,6 +45,20 @@ impl Stored {
         }
     }
 
+    /// As `info`, but certain of the type of scales, which must be read for it.
+    pub(super) fn exact_info(&self) -> TensorInfo {
+        match self {
+            Self::Gguf(rows, part @ (Part::Scales | Part::Biases)) => {
+                let TensorInfo { shape, .. } = rows.info(*part);
+                TensorInfo {
+                    dtype: rows.produce(*part).0,
+                    shape,
+                }
+            }
+            _ => self.info(),
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.file().path()
     }

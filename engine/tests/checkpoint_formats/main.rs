@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "tests")]
 
+mod convert;
 mod directory;
 mod families;
 mod fixtures;
