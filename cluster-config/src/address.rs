@@ -60,10 +60,7 @@ pub fn reachable_at(port: u16, local: &[Interface]) -> Vec<SocketAddr> {
         chosen = local.iter().filter(|near| near.ip.is_loopback()).collect();
     }
     chosen.sort_by_key(|near| (near.is_bridge(), near.ip.is_ipv6()));
-    chosen
-        .into_iter()
-        .map(|near| SocketAddr::new(near.ip, port))
-        .collect()
+    chosen.into_iter().map(|near| SocketAddr::new(near.ip, port)).collect()
 }
 
 /// Whether this host has an interface on the network of `address`.
@@ -118,11 +115,7 @@ fn rank(address: SocketAddr, local: &[Interface], same_host: bool) -> Option<Ran
 /// nothing but loopback, which is heard on loopback only.
 fn on_this_host(candidates: &[SocketAddr], local: &[Interface]) -> bool {
     let own = |ip: IpAddr| local.iter().any(|near| near.ip == ip && !near.is_bridge());
-    let mut outside = candidates
-        .iter()
-        .map(SocketAddr::ip)
-        .filter(|ip| !ip.is_loopback())
-        .peekable();
+    let mut outside = candidates.iter().map(SocketAddr::ip).filter(|ip| !ip.is_loopback()).peekable();
     outside.peek().is_none() || outside.any(own)
 }
 
@@ -138,19 +131,14 @@ impl Interface {
     /// judged by the names that Docker, Podman, libvirt, CNI, LXD, VMware, VirtualBox and
     /// Hyper-V give.
     fn is_bridge(&self) -> bool {
-        BRIDGE_NAMES
-            .iter()
-            .any(|prefix| self.name.starts_with(prefix))
+        BRIDGE_NAMES.iter().any(|prefix| self.name.starts_with(prefix))
     }
 
     fn reaches(&self, address: SocketAddr) -> bool {
         match (self.ip, address) {
-            (IpAddr::V4(own), SocketAddr::V4(to)) => same_prefix(
-                u32::from(own).into(),
-                u32::from(*to.ip()).into(),
-                self.prefix_len,
-                32,
-            ),
+            (IpAddr::V4(own), SocketAddr::V4(to)) => {
+                same_prefix(u32::from(own).into(), u32::from(*to.ip()).into(), self.prefix_len, 32)
+            }
             (IpAddr::V6(own), SocketAddr::V6(to)) => {
                 let on_link = !own.is_unicast_link_local() || to.scope_id() == self.index;
                 on_link && same_prefix(own.into(), Ipv6Addr::into(*to.ip()), self.prefix_len, 128)
@@ -166,12 +154,7 @@ impl From<if_addrs::Interface> for Interface {
             if_addrs::IfAddr::V4(v4) => v4.prefixlen,
             if_addrs::IfAddr::V6(v6) => v6.prefixlen,
         };
-        Self {
-            ip: listed.ip(),
-            index: listed.index.unwrap_or(0),
-            name: listed.name,
-            prefix_len,
-        }
+        Self { ip: listed.ip(), index: listed.index.unwrap_or(0), name: listed.name, prefix_len }
     }
 }
 
@@ -184,19 +167,8 @@ fn same_prefix(one: u128, other: u128, prefix_len: u8, width: u8) -> bool {
     (one ^ other) >> (width - prefix_len) == 0
 }
 
-const BRIDGE_NAMES: &[&str] = &[
-    "docker",
-    "br-",
-    "veth",
-    "podman",
-    "cni",
-    "virbr",
-    "lxdbr",
-    "lxcbr",
-    "vmnet",
-    "vboxnet",
-    "vEthernet",
-];
+const BRIDGE_NAMES: &[&str] =
+    &["docker", "br-", "veth", "podman", "cni", "virbr", "lxdbr", "lxcbr", "vmnet", "vboxnet", "vEthernet"];
 
 #[cfg(test)]
 mod tests;

@@ -125,10 +125,8 @@ impl Claim {
     pub fn load(dir: &Path) -> Result<Self, ClaimError> {
         let path = dir.join(CLAIM_FILE);
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| ClaimError::Corrupt {
-                path,
-                detail: e.to_string(),
-            }),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| ClaimError::Corrupt { path, detail: e.to_string() }),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Self::Unclaimed),
             Err(cause) => Err(ClaimError::Read { path, cause }),
         }
@@ -140,12 +138,8 @@ impl Claim {
     /// The file cannot be written; the old claim stands.
     pub fn save(&self, dir: &Path) -> Result<(), ClaimError> {
         let json = serde_json::to_vec_pretty(self).expect("strings are always valid JSON");
-        write_private(dir, CLAIM_FILE, &json, Existing::Replace).map_err(|cause| {
-            ClaimError::Write {
-                path: dir.join(CLAIM_FILE),
-                cause,
-            }
-        })
+        write_private(dir, CLAIM_FILE, &json, Existing::Replace)
+            .map_err(|cause| ClaimError::Write { path: dir.join(CLAIM_FILE), cause })
     }
 
     /// Removes the claim kept in `dir`, damaged or not: the node is unclaimed from then on.
@@ -175,10 +169,7 @@ pub fn decide(claim: &Claim, token: Option<&str>, hello: &Hello<'_>, own: Finger
         });
     }
     if let Some(owner) = claim.cluster().filter(|owner| *owner != hello.caller) {
-        return Decision::Refuse(RefuseReason::ClaimedByOther {
-            owner,
-            caller: hello.caller,
-        });
+        return Decision::Refuse(RefuseReason::ClaimedByOther { owner, caller: hello.caller });
     }
     if let Some(token) = token {
         if hello.token_proof.is_empty() {
@@ -200,12 +191,8 @@ pub fn decide(claim: &Claim, token: Option<&str>, hello: &Hello<'_>, own: Finger
 impl From<RefuseReason> for LinkCause {
     fn from(reason: RefuseReason) -> Self {
         match reason {
-            RefuseReason::NotTheClusterKey { claimed, seen } => {
-                Self::NotTheClusterKey { claimed, seen }
-            }
-            RefuseReason::ClaimedByOther { owner, caller } => {
-                Self::ClaimedByOther { owner, caller }
-            }
+            RefuseReason::NotTheClusterKey { claimed, seen } => Self::NotTheClusterKey { claimed, seen },
+            RefuseReason::ClaimedByOther { owner, caller } => Self::ClaimedByOther { owner, caller },
             RefuseReason::TokenRequired => Self::TokenRequired,
             RefuseReason::TokenWrong => Self::TokenWrong,
         }

@@ -87,9 +87,7 @@ pub enum DiscoveryEvent {
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
     /// The multicast socket could not be opened.
-    #[error(
-        "cannot start multicast DNS: {0}; check UDP port 5353, or use --join host:port instead"
-    )]
+    #[error("cannot start multicast DNS: {0}; check UDP port 5353, or use --join host:port instead")]
     Start(String),
     /// The announcement is not valid as DNS records.
     #[error("cannot announce this host by multicast DNS: {0}")]
@@ -120,9 +118,7 @@ impl Discovery {
         let record = record::to_service(&announcement)?;
         let instance = record.get_fullname().to_owned();
         let daemon = ServiceDaemon::new().map_err(start_error)?;
-        daemon
-            .set_ip_check_interval(INTERFACE_CHECK_SECS)
-            .map_err(start_error)?;
+        daemon.set_ip_check_interval(INTERFACE_CHECK_SECS).map_err(start_error)?;
         daemon.register(record).map_err(start_error)?;
         let events = daemon.browse(record::SERVICE_TYPE).map_err(start_error)?;
         let shared = Arc::new(Mutex::new(Shared {
@@ -132,11 +128,7 @@ impl Discovery {
         }));
         let mut listener = JoinSet::new();
         listener.spawn(listen(daemon.clone(), events, Arc::clone(&shared)));
-        Ok(Self {
-            daemon,
-            shared,
-            _listener: listener,
-        })
+        Ok(Self { daemon, shared, _listener: listener })
     }
 
     /// Every change from now on, after one [`DiscoveryEvent::Found`] for each host known now.
@@ -165,9 +157,7 @@ impl Discovery {
                 record.get_fullname()
             )));
         }
-        self.daemon
-            .register(record)
-            .map_err(|e| DiscoveryError::Announce(e.to_string()))
+        self.daemon.register(record).map_err(|e| DiscoveryError::Announce(e.to_string()))
     }
 
     /// Says goodbye, so that others drop this host at once, and stops.
@@ -194,9 +184,7 @@ impl Drop for Discovery {
 impl fmt::Debug for Discovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instance = lock(&self.shared).instance.clone();
-        f.debug_struct("Discovery")
-            .field("instance", &instance)
-            .finish_non_exhaustive()
+        f.debug_struct("Discovery").field("instance", &instance).finish_non_exhaustive()
     }
 }
 
@@ -214,21 +202,13 @@ impl fmt::Display for Role {
 pub fn hostname() -> String {
     let name = gethostname::gethostname().to_string_lossy().into_owned();
     let name = name.trim_end_matches(".local").trim();
-    if name.is_empty() {
-        "unnamed".to_owned()
-    } else {
-        name.to_owned()
-    }
+    if name.is_empty() { "unnamed".to_owned() } else { name.to_owned() }
 }
 
 /// Feeds the table until the daemon ends. Asks anew now and then: the daemon's own questions
 /// become rare (up to an hour apart), and a host that was cut off elsewhere in the network does
 /// not know that it should announce itself again.
-async fn listen(
-    daemon: ServiceDaemon,
-    mut events: Receiver<ServiceEvent>,
-    shared: Arc<Mutex<Shared>>,
-) {
+async fn listen(daemon: ServiceDaemon, mut events: Receiver<ServiceEvent>, shared: Arc<Mutex<Shared>>) {
     let mut ask = interval(ASK_AGAIN);
     ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ask.tick().await;
@@ -258,34 +238,35 @@ async fn listen(
 }
 
 fn take(event: ServiceEvent, shared: &Mutex<Shared>) {
-    let change = match event {
+    match event {
         ServiceEvent::ServiceResolved(service) => match record::from_service(&service) {
             Ok(peer) => {
                 let local = local_interfaces().unwrap_or_else(|error| {
                     tracing::warn!(%error, "cannot list network interfaces");
                     Vec::new()
                 });
-                lock(shared)
-                    .table
-                    .heard(service.get_fullname(), peer, &local)
+                lock(shared).tell(|table| table.heard(service.get_fullname(), peer, &local));
             }
             Err(reason) => {
-                tracing::debug!(
-                    instance = service.get_fullname(),
-                    reason,
-                    "announcement ignored"
-                );
-                None
+                tracing::debug!(instance = service.get_fullname(), reason, "announcement ignored");
             }
         },
-        ServiceEvent::ServiceRemoved(_, instance) => lock(shared).table.gone(&instance),
-        _ => None,
-    };
-    if let Some(change) = change {
+        ServiceEvent::ServiceRemoved(_, instance) => {
+            lock(shared).tell(|table| table.gone(&instance));
+        }
+        _ => {}
+    }
+}
+
+impl Shared {
+    /// Changes the table and tells the subscribers, in one step: one who subscribes meanwhile
+    /// hears of it once.
+    fn tell(&mut self, change: impl FnOnce(&mut Table) -> Option<DiscoveryEvent>) {
+        let Some(change) = change(&mut self.table) else {
+            return;
+        };
         tracing::debug!(?change, "discovery");
-        lock(shared)
-            .subscribers
-            .retain(|subscriber| subscriber.send(change.clone()).is_ok());
+        self.subscribers.retain(|subscriber| subscriber.send(change.clone()).is_ok());
     }
 }
 

@@ -69,9 +69,7 @@ impl Serialize for Fingerprint {
 
 impl<'de> Deserialize<'de> for Fingerprint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -91,10 +89,7 @@ mod tests {
     #[test]
     fn wrong_length_is_refused_by_name() {
         let refused = "abcd".parse::<Fingerprint>().expect_err("too short");
-        assert_eq!(
-            refused.to_string(),
-            "a fingerprint is 64 hex digits, got `abcd`"
-        );
+        assert_eq!(refused.to_string(), "a fingerprint is 64 hex digits, got `abcd`");
     }
 
     #[test]
@@ -102,9 +97,6 @@ mod tests {
         let print = Fingerprint::of_public_key(b"a key");
         let json = serde_json::to_string(&print).expect("plain string");
         assert_eq!(json, format!("\"{print}\""));
-        assert_eq!(
-            serde_json::from_str::<Fingerprint>(&json).expect("round trip"),
-            print
-        );
+        assert_eq!(serde_json::from_str::<Fingerprint>(&json).expect("round trip"), print);
     }
 }

@@ -85,10 +85,7 @@ impl Identity {
             Ok(pem) => Self::load(&path, &pem),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Self::create(dir, &path),
             Err(garbled) if garbled.kind() == io::ErrorKind::InvalidData => {
-                Err(IdentityError::Corrupt {
-                    path,
-                    detail: "not a text file".to_owned(),
-                })
+                Err(IdentityError::Corrupt { path, detail: "not a text file".to_owned() })
             }
             Err(cause) => Err(IdentityError::Read { path, cause }),
         }
@@ -113,10 +110,7 @@ impl Identity {
     }
 
     fn load(path: &Path, pem: &str) -> Result<Self, IdentityError> {
-        let corrupt = |detail: String| IdentityError::Corrupt {
-            path: path.to_owned(),
-            detail,
-        };
+        let corrupt = |detail: String| IdentityError::Corrupt { path: path.to_owned(), detail };
         let key = KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_ED25519)
             .map_err(|e| corrupt(format!("not an ed25519 key in PKCS#8 PEM form: {e}")))?;
         let identity = Self::from_key(&key).map_err(corrupt)?;
@@ -141,31 +135,22 @@ impl Identity {
             Ok(()) => Self::from_key(&key).map_err(IdentityError::Generate),
             // Another process was first: its key is the one.
             Err(lost) if lost.kind() == io::ErrorKind::AlreadyExists && path.is_file() => {
-                let pem = std::fs::read_to_string(path).map_err(|cause| IdentityError::Read {
-                    path: path.to_owned(),
-                    cause,
-                })?;
+                let pem = std::fs::read_to_string(path)
+                    .map_err(|cause| IdentityError::Read { path: path.to_owned(), cause })?;
                 Self::load(path, &pem)
             }
-            Err(cause) => Err(IdentityError::Write {
-                path: path.to_owned(),
-                cause,
-            }),
+            Err(cause) => Err(IdentityError::Write { path: path.to_owned(), cause }),
         }
     }
 
     fn from_key(key: &KeyPair) -> Result<Self, String> {
         let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])
             .map_err(|e| format!("certificate name: {e}"))?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "mlxcel host");
-        let certificate = params
-            .self_signed(key)
-            .map_err(|e| format!("self-signed certificate: {e}"))?;
+        params.distinguished_name.push(DnType::CommonName, "mlxcel host");
+        let certificate = params.self_signed(key).map_err(|e| format!("self-signed certificate: {e}"))?;
         let pkcs8 = PrivatePkcs8KeyDer::from(key.serialize_der());
-        let signer = rustls::crypto::ring::sign::any_eddsa_type(&pkcs8)
-            .map_err(|e| format!("signing key: {e}"))?;
+        let signer =
+            rustls::crypto::ring::sign::any_eddsa_type(&pkcs8).map_err(|e| format!("signing key: {e}"))?;
         Ok(Self {
             certified: Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signer)),
             fingerprint: Fingerprint::of_public_key(&key.subject_public_key_info()),
@@ -217,10 +202,7 @@ mod tests {
             let racers: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| Identity::load_or_create(dir.path()).expect("identity")))
                 .collect();
-            racers
-                .into_iter()
-                .map(|racer| racer.join().expect("no panic").fingerprint())
-                .collect()
+            racers.into_iter().map(|racer| racer.join().expect("no panic").fingerprint()).collect()
         });
         assert!(prints.iter().all(|print| *print == prints[0]), "{prints:?}");
     }
@@ -256,19 +238,14 @@ mod tests {
         let dir = dir();
         let file = dir.path().join("state");
         std::fs::write(&file, "occupied").expect("written");
-        let refused = Identity::load_or_create(&file)
-            .expect_err("not a directory")
-            .to_string();
+        let refused = Identity::load_or_create(&file).expect_err("not a directory").to_string();
         assert!(refused.contains(&file.display().to_string()), "{refused}");
     }
 
     #[test]
     fn debug_output_holds_no_key() {
         let identity = Identity::generate().expect("generated");
-        assert_eq!(
-            format!("{identity:?}"),
-            format!("Identity({})", identity.fingerprint().short())
-        );
+        assert_eq!(format!("{identity:?}"), format!("Identity({})", identity.fingerprint().short()));
     }
 
     #[cfg(unix)]
@@ -278,13 +255,7 @@ mod tests {
         let dir = dir();
         Identity::load_or_create(dir.path()).expect("created");
         let path = dir.path().join(KEY_FILE);
-        let mode = || {
-            std::fs::metadata(&path)
-                .expect("there")
-                .permissions()
-                .mode()
-                & 0o777
-        };
+        let mode = || std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
         Identity::load_or_create(dir.path()).expect("loaded");

@@ -21,6 +21,7 @@ pub mod watch;
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use identity::{Identity, IdentityError};
 pub use link::{ConnectError, LinkCause, Report};
+pub use paths::{StateDirError, state_dir};
 
 /// Longest time one attempt to connect to a peer takes, all its addresses and the TLS handshake
 /// included.

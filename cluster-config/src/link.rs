@@ -81,9 +81,7 @@ pub enum LinkCause {
         caller: Fingerprint,
     },
     /// The caller names a cluster whose key it does not hold.
-    #[error(
-        "the caller holds key {seen} but speaks for cluster {claimed}; it must use the cluster's key"
-    )]
+    #[error("the caller holds key {seen} but speaks for cluster {claimed}; it must use the cluster's key")]
     NotTheClusterKey {
         /// The cluster it named.
         claimed: String,
@@ -122,11 +120,7 @@ impl LinkCause {
     /// # Errors
     /// [`LinkCause::VersionMismatch`] when they differ.
     pub const fn check_versions(ours: u32, theirs: u32) -> Result<(), Self> {
-        if ours == theirs {
-            Ok(())
-        } else {
-            Err(Self::VersionMismatch { ours, theirs })
-        }
+        if ours == theirs { Ok(()) } else { Err(Self::VersionMismatch { ours, theirs }) }
     }
 
     /// The cause as bytes for the other side, such as a gRPC status' details.
@@ -140,10 +134,7 @@ impl LinkCause {
     #[must_use]
     pub fn from_wire(bytes: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(bytes).ok()? {
-            Self::VersionMismatch { ours, theirs } => Self::VersionMismatch {
-                ours: theirs,
-                theirs: ours,
-            },
+            Self::VersionMismatch { ours, theirs } => Self::VersionMismatch { ours: theirs, theirs: ours },
             cause => cause,
         })
     }
@@ -157,6 +148,7 @@ impl LinkCause {
                 | Self::TimedOut
                 | Self::WrongInterface
                 | Self::NoRoute
+                | Self::NoAddress
                 | Self::NotMlxcel { .. }
                 | Self::KeyMismatch { .. }
                 | Self::CallFailed { .. }
@@ -222,14 +214,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (role, host, id) = (self.role, &self.hostname, self.id.short());
         match &self.kind {
-            ReportKind::Failed(ConnectError {
-                address: Some(address),
-                cause,
-            }) => write!(f, "no link to {role} {host} ({id}) at {address}: {cause}"),
-            ReportKind::Failed(ConnectError {
-                address: None,
-                cause,
-            }) => write!(f, "no link to {role} {host} ({id}): {cause}"),
+            ReportKind::Failed(ConnectError { address: Some(address), cause }) => {
+                write!(f, "no link to {role} {host} ({id}) at {address}: {cause}")
+            }
+            ReportKind::Failed(ConnectError { address: None, cause }) => {
+                write!(f, "no link to {role} {host} ({id}): {cause}")
+            }
             ReportKind::Recovered => write!(f, "link to {role} {host} ({id}) works again"),
         }
     }
@@ -253,5 +243,52 @@ impl Reported {
     /// Forgets what was reported; whether anything was.
     pub(crate) fn recovered(&mut self) -> bool {
         !std::mem::take(&mut self.0).is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cause_crosses_the_wire_and_versions_change_sides() {
+        let key = Fingerprint::of_public_key(b"key");
+        let causes = [
+            LinkCause::Refused,
+            LinkCause::TokenRequired,
+            LinkCause::ClaimedByOther { owner: key, caller: key },
+            LinkCause::CallFailed { detail: "it \"hung\" – über".into() },
+        ];
+        for cause in causes {
+            assert_eq!(LinkCause::from_wire(&cause.to_wire()), Some(cause));
+        }
+        let (ours, theirs) = (1, 2);
+        assert_eq!(
+            LinkCause::from_wire(&LinkCause::VersionMismatch { ours, theirs }.to_wire()),
+            Some(LinkCause::VersionMismatch { ours: theirs, theirs: ours })
+        );
+    }
+
+    #[test]
+    fn unknown_cause_of_a_newer_release_is_none() {
+        assert_eq!(LinkCause::from_wire(b"{\"cause\":\"solar_flare\"}"), None);
+        assert_eq!(LinkCause::from_wire(b"\xff"), None);
+    }
+
+    #[test]
+    fn every_report_is_one_line_naming_role_host_and_address() {
+        let report = Report {
+            id: Fingerprint::of_public_key(b"key"),
+            hostname: "alpha".into(),
+            role: Role::Node,
+            kind: ReportKind::Failed(ConnectError {
+                address: Some("10.0.0.2:7411".parse().expect("address")),
+                cause: LinkCause::Refused,
+            }),
+        };
+        let line = report.to_string();
+        let start = format!("no link to node alpha ({}) at 10.0.0.2:7411: ", report.id.short());
+        assert!(line.starts_with(&start), "{line}");
+        assert!(!line.contains('\n') && !line.contains("  "), "{line}");
     }
 }

@@ -98,10 +98,7 @@ impl Membership {
     /// A router that knows no node yet.
     #[must_use]
     pub const fn new(config: MembershipConfig) -> Self {
-        Self {
-            config,
-            nodes: BTreeMap::new(),
-        }
+        Self { config, nodes: BTreeMap::new() }
     }
 
     /// Takes in what happened at `now`. Events about unknown nodes change nothing.
@@ -115,9 +112,7 @@ impl Membership {
                 Vec::new()
             }),
             MembershipEvent::ConnectSucceeded { id } => self.with(id, |entry| entry.connected(now)),
-            MembershipEvent::ConnectFailed { id, error } => {
-                self.with(id, |entry| entry.failed(error, now))
-            }
+            MembershipEvent::ConnectFailed { id, error } => self.with(id, |entry| entry.failed(error, now)),
             MembershipEvent::Disconnected { id } => self.with(id, |entry| entry.disconnected(now)),
         }
     }
@@ -126,10 +121,7 @@ impl Membership {
     #[must_use]
     pub fn tick(&mut self, now: Instant) -> Vec<MembershipAction> {
         self.nodes.retain(|_, entry| !entry.forgotten(now));
-        self.nodes
-            .values_mut()
-            .flat_map(|entry| entry.tick(now))
-            .collect()
+        self.nodes.values_mut().flat_map(|entry| entry.tick(now)).collect()
     }
 
     /// When [`Self::tick`] has something to do next, if nothing happens before.
@@ -147,9 +139,7 @@ impl Membership {
 
     /// Every known node with the state of its link.
     pub fn nodes(&self) -> impl Iterator<Item = (&Peer, &LinkState)> {
-        self.nodes
-            .values()
-            .map(|entry| (entry.peer(), entry.link()))
+        self.nodes.values().map(|entry| (entry.peer(), entry.link()))
     }
 
     fn seen(&mut self, peer: Peer, how: Seen, now: Instant) -> Vec<MembershipAction> {
@@ -176,10 +166,7 @@ impl Membership {
         }
         peer.cluster
             .filter(|owner| *owner != self.config.cluster)
-            .map(|owner| LinkCause::ClaimedByOther {
-                owner,
-                caller: self.config.cluster,
-            })
+            .map(|owner| LinkCause::ClaimedByOther { owner, caller: self.config.cluster })
     }
 
     fn with(

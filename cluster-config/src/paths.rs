@@ -35,10 +35,7 @@ pub fn cluster_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("cluster")
 }
 
-fn state_dir_on(
-    os: &str,
-    variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<PathBuf, StateDirError> {
+fn state_dir_on(os: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, StateDirError> {
     let set = |name: &'static str| {
         variable(name)
             .filter(|value| !value.is_empty())
@@ -65,10 +62,7 @@ mod tests {
 
     fn dir(os: &str, variables: &[(&str, &str)]) -> Result<PathBuf, StateDirError> {
         state_dir_on(os, |name| {
-            variables
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| OsString::from(value))
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         })
     }
 
@@ -78,16 +72,8 @@ mod tests {
         let cases = [
             ("linux", vec![home], "/home/a/.local/state/mlxcel"),
             ("linux", vec![home, ("XDG_STATE_HOME", "/s")], "/s/mlxcel"),
-            (
-                "linux",
-                vec![home, ("XDG_STATE_HOME", "relative")],
-                "/home/a/.local/state/mlxcel",
-            ),
-            (
-                "macos",
-                vec![home],
-                "/home/a/Library/Application Support/mlxcel",
-            ),
+            ("linux", vec![home, ("XDG_STATE_HOME", "relative")], "/home/a/.local/state/mlxcel"),
+            ("macos", vec![home], "/home/a/Library/Application Support/mlxcel"),
             ("windows", vec![("LOCALAPPDATA", "/local")], "/local/mlxcel"),
         ];
         for (os, variables, expected) in cases {

@@ -20,12 +20,7 @@ pub(crate) enum Existing {
 
 /// Writes `content` to `dir/name`, readable by its owner only. A crash leaves the old content or
 /// the new, never a mixture.
-pub(crate) fn write_private(
-    dir: &Path,
-    name: &str,
-    content: &[u8],
-    existing: Existing,
-) -> io::Result<()> {
+pub(crate) fn write_private(dir: &Path, name: &str, content: &[u8], existing: Existing) -> io::Result<()> {
     sys::create_private_dir(dir)?;
     let mut file = NamedTempFile::new_in(dir)?;
     file.write_all(content)?;

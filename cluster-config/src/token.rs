@@ -19,12 +19,7 @@ pub fn token_proof(token: &str, client: Fingerprint, server: Fingerprint) -> [u8
 
 /// Whether `proof` is [`token_proof`] of the same token and keys, compared in constant time.
 #[must_use]
-pub fn verify_token_proof(
-    token: &str,
-    client: Fingerprint,
-    server: Fingerprint,
-    proof: &[u8],
-) -> bool {
+pub fn verify_token_proof(token: &str, client: Fingerprint, server: Fingerprint, proof: &[u8]) -> bool {
     hmac::verify(&key(token), &message(client, server), proof).is_ok()
 }
 
@@ -44,10 +39,7 @@ mod tests {
     use super::*;
 
     fn keys() -> (Fingerprint, Fingerprint) {
-        (
-            Fingerprint::of_public_key(b"client"),
-            Fingerprint::of_public_key(b"server"),
-        )
+        (Fingerprint::of_public_key(b"client"), Fingerprint::of_public_key(b"server"))
     }
 
     #[test]

@@ -118,11 +118,7 @@ impl VisibilityWatch {
     /// A node that sees no router yet.
     #[must_use]
     pub const fn new(config: WatchConfig) -> Self {
-        Self {
-            config,
-            routers: BTreeMap::new(),
-            connected: BTreeSet::new(),
-        }
+        Self { config, routers: BTreeMap::new(), connected: BTreeSet::new() }
     }
 
     /// Takes in what happened at `now`.
@@ -165,10 +161,7 @@ impl VisibilityWatch {
     /// When [`Self::tick`] has something to do next, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.routers
-            .values()
-            .filter_map(|seen| seen.probe.due())
-            .min()
+        self.routers.values().filter_map(|seen| seen.probe.due()).min()
     }
 
     fn found(&mut self, peer: Peer, now: Instant) -> Vec<WatchAction> {
@@ -187,11 +180,7 @@ impl VisibilityWatch {
         if let Some(cause) = mismatch {
             seen.probe = Probe::NotNeeded;
             let relevant = self.config.cluster.is_none_or(|own| own == id);
-            return if relevant {
-                self.report(id, None, cause)
-            } else {
-                Vec::new()
-            };
+            return if relevant { self.report(id, None, cause) } else { Vec::new() };
         }
         if seen.probe == Probe::NotNeeded && !self.connected.contains(&id) {
             seen.probe = Probe::At(now + PROBE_AFTER);
@@ -226,10 +215,7 @@ impl VisibilityWatch {
             id,
             hostname: name,
             role: Role::Router,
-            kind: ReportKind::Failed(ConnectError {
-                address: None,
-                cause,
-            }),
+            kind: ReportKind::Failed(ConnectError { address: None, cause }),
         })]
     }
 
@@ -280,12 +266,7 @@ impl VisibilityWatch {
         }
     }
 
-    fn report(
-        &mut self,
-        id: Fingerprint,
-        address: Option<SocketAddr>,
-        cause: LinkCause,
-    ) -> Vec<WatchAction> {
+    fn report(&mut self, id: Fingerprint, address: Option<SocketAddr>, cause: LinkCause) -> Vec<WatchAction> {
         let Some(seen) = self.routers.get_mut(&id) else {
             return Vec::new();
         };

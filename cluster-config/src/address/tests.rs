@@ -5,12 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn interface(name: &str, index: u32, ip: &str, prefix_len: u8) -> Interface {
-    Interface {
-        name: name.into(),
-        index,
-        ip: ip.parse().expect("address"),
-        prefix_len,
-    }
+    Interface { name: name.into(), index, ip: ip.parse().expect("address"), prefix_len }
 }
 
 /// A host with one network card, and Docker.
@@ -26,33 +21,16 @@ fn host() -> Vec<Interface> {
 }
 
 fn ordered(candidates: &[&str]) -> Vec<String> {
-    let candidates: Vec<SocketAddr> = candidates
-        .iter()
-        .map(|text| text.parse().expect("socket address"))
-        .collect();
-    order(&candidates, &host())
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    let candidates: Vec<SocketAddr> =
+        candidates.iter().map(|text| text.parse().expect("socket address")).collect();
+    order(&candidates, &host()).iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn shared_network_comes_first_and_v4_before_v6_before_link_local() {
     assert_eq!(
-        ordered(&[
-            "[2001:db8::1]:7",
-            "10.9.0.1:7",
-            "[fe80::20%2]:7",
-            "[fd00::20]:7",
-            "192.168.1.20:7",
-        ]),
-        [
-            "192.168.1.20:7",
-            "[fd00::20]:7",
-            "[fe80::20%2]:7",
-            "10.9.0.1:7",
-            "[2001:db8::1]:7",
-        ]
+        ordered(&["[2001:db8::1]:7", "10.9.0.1:7", "[fe80::20%2]:7", "[fd00::20]:7", "192.168.1.20:7",]),
+        ["192.168.1.20:7", "[fd00::20]:7", "[fe80::20%2]:7", "10.9.0.1:7", "[2001:db8::1]:7",]
     );
 }
 
@@ -66,45 +44,28 @@ fn peer_on_this_host_is_dialled_over_loopback() {
 
 #[test]
 fn peer_that_announces_only_loopback_is_on_this_host() {
-    assert_eq!(
-        ordered(&["[::1]:7", "127.0.0.1:7"]),
-        ["127.0.0.1:7", "[::1]:7"]
-    );
+    assert_eq!(ordered(&["[::1]:7", "127.0.0.1:7"]), ["127.0.0.1:7", "[::1]:7"]);
 }
 
 #[test]
 fn loopback_of_another_host_is_left_out() {
-    assert_eq!(
-        ordered(&["127.0.0.1:7", "192.168.1.20:7"]),
-        ["192.168.1.20:7"]
-    );
+    assert_eq!(ordered(&["127.0.0.1:7", "192.168.1.20:7"]), ["192.168.1.20:7"]);
 }
 
 #[test]
 fn docker_bridge_that_every_host_has_is_left_out() {
-    assert_eq!(
-        ordered(&["172.17.0.1:7", "192.168.1.20:7"]),
-        ["192.168.1.20:7"]
-    );
+    assert_eq!(ordered(&["172.17.0.1:7", "192.168.1.20:7"]), ["192.168.1.20:7"]);
 }
 
 #[test]
 fn peer_inside_a_container_is_reached_last() {
-    assert_eq!(
-        ordered(&["172.17.0.5:7", "10.9.0.1:7"]),
-        ["10.9.0.1:7", "172.17.0.5:7"]
-    );
+    assert_eq!(ordered(&["172.17.0.5:7", "10.9.0.1:7"]), ["10.9.0.1:7", "172.17.0.5:7"]);
 }
 
 #[test]
 fn addresses_that_cannot_be_dialled_are_left_out() {
     assert_eq!(
-        ordered(&[
-            "0.0.0.0:7",
-            "224.0.0.251:7",
-            "192.168.1.20:0",
-            "[fe80::20]:7"
-        ]),
+        ordered(&["0.0.0.0:7", "224.0.0.251:7", "192.168.1.20:0", "[fe80::20]:7"]),
         Vec::<String>::new()
     );
 }
@@ -137,10 +98,7 @@ fn joining_node_gives_addresses_that_mean_something_elsewhere() {
         let given = reachable_at(7, local);
         given.iter().map(ToString::to_string).collect()
     };
-    assert_eq!(
-        given(&host()),
-        ["192.168.1.10:7", "[fd00::10]:7", "172.17.0.1:7"]
-    );
+    assert_eq!(given(&host()), ["192.168.1.10:7", "[fd00::10]:7", "172.17.0.1:7"]);
     assert_eq!(given(&host()[..2]), ["127.0.0.1:7", "[::1]:7"]);
 }
 

@@ -13,11 +13,7 @@ struct Caller {
 
 impl Caller {
     fn router(name: &[u8]) -> Self {
-        Self {
-            key: print(name),
-            cluster: print(name).to_string(),
-            proof: Vec::new(),
-        }
+        Self { key: print(name), cluster: print(name).to_string(), proof: Vec::new() }
     }
 
     fn with_token(mut self, token: &str) -> Self {
@@ -37,10 +33,7 @@ impl Caller {
 }
 
 fn claimed_by(name: &[u8]) -> Claim {
-    Claim::Claimed {
-        cluster: print(name),
-        name: "home".into(),
-    }
+    Claim::Claimed { cluster: print(name), name: "home".into() }
 }
 
 #[test]
@@ -53,16 +46,12 @@ fn first_router_claims_an_unclaimed_node() {
 
 #[test]
 fn owner_is_accepted_again_without_a_new_claim() {
-    assert_eq!(
-        Caller::router(b"first").meets(&claimed_by(b"first"), None),
-        Decision::Accept
-    );
+    assert_eq!(Caller::router(b"first").meets(&claimed_by(b"first"), None), Decision::Accept);
 }
 
 #[test]
 fn another_cluster_is_refused_with_both_keys_and_the_mend() {
-    let Decision::Refuse(reason) = Caller::router(b"second").meets(&claimed_by(b"first"), None)
-    else {
+    let Decision::Refuse(reason) = Caller::router(b"second").meets(&claimed_by(b"first"), None) else {
         panic!("a second cluster must be refused")
     };
     let text = LinkCause::from(reason).to_string();
@@ -74,10 +63,7 @@ fn another_cluster_is_refused_with_both_keys_and_the_mend() {
 #[test]
 fn token_turns_trust_on_first_use_off() {
     let bare = Caller::router(b"first");
-    assert_eq!(
-        bare.meets(&Claim::Unclaimed, Some("secret")),
-        Decision::Refuse(RefuseReason::TokenRequired)
-    );
+    assert_eq!(bare.meets(&Claim::Unclaimed, Some("secret")), Decision::Refuse(RefuseReason::TokenRequired));
     let proven = Caller::router(b"first").with_token("secret");
     assert_eq!(
         proven.meets(&Claim::Unclaimed, Some("secret")),
@@ -88,10 +74,7 @@ fn token_turns_trust_on_first_use_off() {
 #[test]
 fn wrong_token_is_told_from_a_missing_one() {
     let wrong = Caller::router(b"first").with_token("guess");
-    assert_eq!(
-        wrong.meets(&Claim::Unclaimed, Some("secret")),
-        Decision::Refuse(RefuseReason::TokenWrong)
-    );
+    assert_eq!(wrong.meets(&Claim::Unclaimed, Some("secret")), Decision::Refuse(RefuseReason::TokenWrong));
 }
 
 #[test]
@@ -107,35 +90,23 @@ fn right_token_does_not_take_a_node_from_its_owner() {
     let thief = Caller::router(b"second").with_token("secret");
     assert_eq!(
         thief.meets(&claimed_by(b"first"), Some("secret")),
-        Decision::Refuse(RefuseReason::ClaimedByOther {
-            owner: print(b"first"),
-            caller: print(b"second"),
-        })
+        Decision::Refuse(RefuseReason::ClaimedByOther { owner: print(b"first"), caller: print(b"second") })
     );
 }
 
 #[test]
 fn router_without_a_token_node_may_still_send_a_proof() {
     let proven = Caller::router(b"first").with_token("secret");
-    assert_eq!(
-        proven.meets(&Claim::Unclaimed, None),
-        Decision::ClaimAndAccept(claimed_by(b"first"))
-    );
+    assert_eq!(proven.meets(&Claim::Unclaimed, None), Decision::ClaimAndAccept(claimed_by(b"first")));
 }
 
 #[test]
 fn speaking_for_a_cluster_without_its_key_is_refused() {
     for cluster in [print(b"first").to_string(), String::new(), "home".into()] {
-        let liar = Caller {
-            cluster: cluster.clone(),
-            ..Caller::router(b"liar")
-        };
+        let liar = Caller { cluster: cluster.clone(), ..Caller::router(b"liar") };
         assert_eq!(
             liar.meets(&claimed_by(b"first"), None),
-            Decision::Refuse(RefuseReason::NotTheClusterKey {
-                claimed: cluster,
-                seen: print(b"liar"),
-            })
+            Decision::Refuse(RefuseReason::NotTheClusterKey { claimed: cluster, seen: print(b"liar") })
         );
     }
 }

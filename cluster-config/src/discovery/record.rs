@@ -34,11 +34,7 @@ pub(super) fn to_service(announcement: &Announcement) -> Result<ServiceInfo, Dis
     .map_err(|e| DiscoveryError::Announce(e.to_string()))?;
     // The name holds the key: asking whether it is taken would only delay the announcement.
     service.set_requires_probe(false);
-    Ok(if announcement.addresses.is_empty() {
-        service.enable_addr_auto()
-    } else {
-        service
-    })
+    Ok(if announcement.addresses.is_empty() { service.enable_addr_auto() } else { service })
 }
 
 /// The peer as announced, addresses unordered; else what is wrong.
@@ -146,28 +142,19 @@ mod tests {
 
     #[test]
     fn unclaimed_node_announces_no_cluster() {
-        let said = Announcement {
-            cluster: None,
-            ..announcement()
-        };
+        let said = Announcement { cluster: None, ..announcement() };
         assert_eq!(heard(&said).expect("valid").cluster, None);
     }
 
     #[test]
     fn control_characters_never_reach_the_terminal() {
-        let said = Announcement {
-            hostname: "al\u{1b}[31mpha\n".into(),
-            ..announcement()
-        };
+        let said = Announcement { hostname: "al\u{1b}[31mpha\n".into(), ..announcement() };
         assert_eq!(heard(&said).expect("valid").hostname, "al[31mpha");
     }
 
     #[test]
     fn long_names_are_clipped_not_refused() {
-        let said = Announcement {
-            hostname: "ä".repeat(300),
-            ..announcement()
-        };
+        let said = Announcement { hostname: "ä".repeat(300), ..announcement() };
         assert_eq!(heard(&said).expect("valid").hostname, "ä".repeat(64));
     }
 
@@ -207,16 +194,10 @@ mod tests {
             (&[], "malformed id"),
         ];
         for (properties, expected) in cases {
-            let service = ServiceInfo::new(
-                SERVICE_TYPE,
-                "stranger",
-                "stranger.local.",
-                "10.0.0.9",
-                1,
-                properties,
-            )
-            .expect("valid DNS")
-            .as_resolved_service();
+            let service =
+                ServiceInfo::new(SERVICE_TYPE, "stranger", "stranger.local.", "10.0.0.9", 1, properties)
+                    .expect("valid DNS")
+                    .as_resolved_service();
             assert_eq!(from_service(&service), Err(expected));
         }
     }

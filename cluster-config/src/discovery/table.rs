@@ -18,11 +18,7 @@ pub(super) struct Table {
 impl Table {
     /// A table that leaves out `own`: this host hears itself.
     pub(super) const fn new(own: Fingerprint) -> Self {
-        Self {
-            own,
-            instances: BTreeMap::new(),
-            told: BTreeMap::new(),
-        }
+        Self { own, instances: BTreeMap::new(), told: BTreeMap::new() }
     }
 
     pub(super) fn peers(&self) -> impl Iterator<Item = &Peer> {
@@ -112,10 +108,7 @@ mod tests {
         let mut alpha = peer(b"a", "10.0.0.2:1");
         table.heard("a", alpha.clone(), &[]);
         alpha.cluster = Some(Fingerprint::of_public_key(b"cluster"));
-        assert_eq!(
-            table.heard("a", alpha.clone(), &[]),
-            Some(DiscoveryEvent::Updated(alpha))
-        );
+        assert_eq!(table.heard("a", alpha.clone(), &[]), Some(DiscoveryEvent::Updated(alpha)));
     }
 
     #[test]
@@ -128,15 +121,11 @@ mod tests {
         let mut table = table();
         let id = Fingerprint::of_public_key(b"a");
         table.heard("a1", peer(b"a", "10.0.0.2:1"), &[]);
-        let Some(DiscoveryEvent::Updated(both)) = table.heard("a2", peer(b"a", "10.0.0.3:1"), &[])
-        else {
+        let Some(DiscoveryEvent::Updated(both)) = table.heard("a2", peer(b"a", "10.0.0.3:1"), &[]) else {
             panic!("a second instance changes the peer")
         };
         assert_eq!(both.addresses.len(), 2);
-        assert_eq!(
-            table.gone("a1"),
-            Some(DiscoveryEvent::Updated(peer(b"a", "10.0.0.3:1")))
-        );
+        assert_eq!(table.gone("a1"), Some(DiscoveryEvent::Updated(peer(b"a", "10.0.0.3:1"))));
         assert_eq!(table.gone("a2"), Some(DiscoveryEvent::Lost(id)));
         assert_eq!(table.gone("a2"), None);
         assert_eq!(table.peers().count(), 0);

@@ -8,11 +8,7 @@ use std::time::Duration;
 /// The wait after `failures` failures in a row, the first being 1.
 pub(super) fn delay(failures: u32, announced: bool) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    let bound = if announced {
-        ANNOUNCED_MOST
-    } else {
-        SILENT_MOST
-    };
+    let bound = if announced { ANNOUNCED_MOST } else { SILENT_MOST };
     (FIRST * 2_u32.pow(doublings)).min(bound)
 }
 
@@ -26,9 +22,8 @@ mod tests {
 
     #[test]
     fn waits_grow_to_their_bound_and_never_overflow() {
-        let waits: Vec<_> = [1, 2, 3, 4, 5, u32::MAX]
-            .map(|failures| delay(failures, true).as_millis())
-            .into();
+        let waits: Vec<_> =
+            [1, 2, 3, 4, 5, u32::MAX].map(|failures| delay(failures, true).as_millis()).into();
         assert_eq!(waits, [500, 1000, 2000, 4000, 5000, 5000]);
         assert_eq!(delay(u32::MAX, false), Duration::from_secs(30));
     }

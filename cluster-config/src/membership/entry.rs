@@ -78,9 +78,7 @@ impl Entry {
                 self.note(peer, how, now);
                 Vec::new()
             }
-            LinkState::Connecting { .. } | LinkState::Failed(_) => {
-                self.absorb(peer, how, obstacle, now)
-            }
+            LinkState::Connecting { .. } | LinkState::Failed(_) => self.absorb(peer, how, obstacle, now),
         }
     }
 
@@ -95,11 +93,7 @@ impl Entry {
         self.connected_at = Some(now);
         self.last_seen = now;
         self.retry_at = None;
-        if self.reported.recovered() {
-            vec![self.report(ReportKind::Recovered)]
-        } else {
-            Vec::new()
-        }
+        if self.reported.recovered() { vec![self.report(ReportKind::Recovered)] } else { Vec::new() }
     }
 
     pub(super) fn failed(&mut self, error: ConnectError, now: Instant) -> Vec<MembershipAction> {
@@ -120,15 +114,8 @@ impl Entry {
         if self.link != LinkState::Connected {
             return Vec::new();
         }
-        let lasted = self
-            .connected_at
-            .take()
-            .is_some_and(|since| now.duration_since(since) >= LASTING);
-        self.failures = if lasted {
-            0
-        } else {
-            self.failures.saturating_add(1)
-        };
+        let lasted = self.connected_at.take().is_some_and(|since| now.duration_since(since) >= LASTING);
+        self.failures = if lasted { 0 } else { self.failures.saturating_add(1) };
         self.last_seen = now;
         self.link = LinkState::Connecting { last: None };
         if self.failures == 0 {
@@ -139,20 +126,17 @@ impl Entry {
     }
 
     pub(super) fn tick(&mut self, now: Instant) -> Option<MembershipAction> {
-        self.retry_at
-            .is_some_and(|due| due <= now)
-            .then(|| self.connect(now))
+        self.retry_at.is_some_and(|due| due <= now).then(|| self.connect(now))
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let forget_at = (!self.announced && self.link != LinkState::Connected)
-            .then(|| self.last_seen + FORGET_AFTER);
+        let forget_at =
+            (!self.announced && self.link != LinkState::Connected).then(|| self.last_seen + FORGET_AFTER);
         [self.retry_at, forget_at].into_iter().flatten().min()
     }
 
     pub(super) fn forgotten(&self, now: Instant) -> bool {
-        let under_way =
-            matches!(self.link, LinkState::Connecting { .. }) && self.retry_at.is_none();
+        let under_way = matches!(self.link, LinkState::Connecting { .. }) && self.retry_at.is_none();
         !self.announced
             && !under_way
             && self.link != LinkState::Connected
@@ -175,6 +159,11 @@ impl Entry {
             return self.fail(ConnectError { address, cause }, None);
         }
         self.failures = 0;
+        if self.addresses().is_empty() {
+            // Addresses arrive one by one, and the first may be of no use from here.
+            self.retry_at = Some(now + ADDRESS_GRACE);
+            return Vec::new();
+        }
         match self.last_attempt.map(|last| last + ATTEMPT_SPACING) {
             Some(allowed) if allowed > now => {
                 self.retry_at = Some(allowed);
@@ -254,6 +243,8 @@ impl Entry {
 const LASTING: Duration = Duration::from_secs(10);
 /// Shortest time between two attempts that announcements bring about.
 const ATTEMPT_SPACING: Duration = Duration::from_millis(500);
+/// How long a node that announces no useful address may take to announce one.
+const ADDRESS_GRACE: Duration = Duration::from_secs(3);
 /// Wait after a failure that only a person can mend.
 const NEEDS_SOMEONE_WAIT: Duration = Duration::from_secs(30);
 /// A node that is neither announced nor connected is dropped after this.

@@ -23,10 +23,7 @@ fn node(name: &str) -> Peer {
 }
 
 fn failure(cause: LinkCause) -> ConnectError {
-    ConnectError {
-        address: Some("10.0.0.2:7411".parse().expect("address")),
-        cause,
-    }
+    ConnectError { address: Some("10.0.0.2:7411".parse().expect("address")), cause }
 }
 
 /// A router in virtual time.
@@ -73,10 +70,7 @@ impl Router {
         let id = self.connecting.pop().expect("an attempt is under way");
         self.handle(match result {
             Ok(()) => MembershipEvent::ConnectSucceeded { id },
-            Err(cause) => MembershipEvent::ConnectFailed {
-                id,
-                error: failure(cause),
-            },
+            Err(cause) => MembershipEvent::ConnectFailed { id, error: failure(cause) },
         });
     }
 
@@ -122,10 +116,7 @@ fn node_is_connected_to_as_soon_as_it_is_found() {
 #[test]
 fn routers_are_not_connected_to() {
     let mut router = Router::new();
-    router.found(Peer {
-        role: Role::Router,
-        ..node("other router")
-    });
+    router.found(Peer { role: Role::Router, ..node("other router") });
     assert!(router.connecting.is_empty());
 }
 
@@ -134,10 +125,7 @@ fn connected_node_is_not_connected_to_again_by_an_update() {
     let mut router = Router::new();
     router.found(node("a"));
     router.answer(Ok(()));
-    router.found(Peer {
-        cluster: Some(print("cluster")),
-        ..node("a")
-    });
+    router.found(Peer { cluster: Some(print("cluster")), ..node("a") });
     assert!(router.connecting.is_empty());
 }
 
@@ -258,27 +246,17 @@ fn node_that_says_goodbye_is_not_reported_as_a_fault() {
 #[test]
 fn other_protocol_version_is_reported_without_an_attempt() {
     let mut router = Router::new();
-    router.found(Peer {
-        protocol_version: VERSION + 1,
-        ..node("a")
-    });
+    router.found(Peer { protocol_version: VERSION + 1, ..node("a") });
     router.wait(Duration::from_secs(60));
     assert!(router.connecting.is_empty());
     assert_eq!(router.reports.len(), 1);
-    assert!(
-        router.reports[0].contains("protocol version 4 there, 3 here"),
-        "{}",
-        router.reports[0]
-    );
+    assert!(router.reports[0].contains("protocol version 4 there, 3 here"), "{}", router.reports[0]);
 }
 
 #[test]
 fn updated_node_is_connected_to_once_it_speaks_our_version() {
     let mut router = Router::new();
-    router.found(Peer {
-        protocol_version: VERSION + 1,
-        ..node("a")
-    });
+    router.found(Peer { protocol_version: VERSION + 1, ..node("a") });
     router.found(node("a"));
     assert_eq!(router.connecting, [print("a")]);
 }
@@ -286,10 +264,7 @@ fn updated_node_is_connected_to_once_it_speaks_our_version() {
 #[test]
 fn node_of_another_cluster_is_reported_and_left_alone_until_released() {
     let mut router = Router::new();
-    router.found(Peer {
-        cluster: Some(print("other")),
-        ..node("a")
-    });
+    router.found(Peer { cluster: Some(print("other")), ..node("a") });
     router.wait(Duration::from_secs(600));
     assert!(router.connecting.is_empty());
     assert_eq!(router.reports.len(), 1);
@@ -315,11 +290,7 @@ fn joining_node_is_connected_to_at_the_addresses_it_gave() {
     let actions = membership.handle(MembershipEvent::JoinRequested(node("a")), Instant::now());
     assert_eq!(
         actions,
-        [MembershipAction::Connect {
-            id: print("a"),
-            hostname: "a".into(),
-            addresses: node("a").addresses,
-        }]
+        [MembershipAction::Connect { id: print("a"), hostname: "a".into(), addresses: node("a").addresses }]
     );
 }
 
@@ -332,12 +303,26 @@ fn join_in_vain_still_tells_why_the_last_attempt_failed() {
     router.now += Duration::from_secs(1);
     router.handle(MembershipEvent::JoinRequested(node("a")));
     assert_eq!(router.connecting, [print("a")]);
-    assert_eq!(
-        router.link("a"),
-        Some(LinkState::Connecting {
-            last: Some(failure(LinkCause::TimedOut)),
-        })
-    );
+    assert_eq!(router.link("a"), Some(LinkState::Connecting { last: Some(failure(LinkCause::TimedOut)) }));
+}
+
+#[test]
+fn node_whose_useful_address_comes_late_is_not_a_fault() {
+    let mut router = Router::new();
+    router.found(Peer { addresses: Vec::new(), ..node("a") });
+    router.wait(Duration::from_secs(1));
+    assert!(router.connecting.is_empty());
+    router.found(node("a"));
+    router.answer(Ok(()));
+    assert!(router.reports.is_empty());
+}
+
+#[test]
+fn node_that_never_announces_a_useful_address_is_tried_and_so_reported() {
+    let mut router = Router::new();
+    router.found(Peer { addresses: Vec::new(), ..node("a") });
+    router.wait(Duration::from_secs(3));
+    assert_eq!(router.connecting, [print("a")]);
 }
 
 #[test]
@@ -345,10 +330,7 @@ fn flood_of_announcements_is_not_a_flood_of_attempts() {
     let mut router = Router::new();
     let mut attempts = 0;
     for port in 1..=1000 {
-        router.found(Peer {
-            addresses: vec![([10, 0, 0, 2], port).into()],
-            ..node("a")
-        });
+        router.found(Peer { addresses: vec![([10, 0, 0, 2], port).into()], ..node("a") });
         router.wait(Duration::from_millis(10));
         while !router.connecting.is_empty() {
             attempts += 1;

@@ -107,32 +107,17 @@ impl<'a> Attempts<'a> {
     fn start_next(&mut self) {
         let position = self.started;
         self.started += 1;
-        let (address, config, deadline) = (
-            self.addresses[position],
-            Arc::clone(&self.config),
-            self.deadline,
-        );
-        self.running
-            .spawn(async move { (position, attempt(address, config, deadline).await) });
+        let (address, config, deadline) = (self.addresses[position], Arc::clone(&self.config), self.deadline);
+        self.running.spawn(async move { (position, attempt(address, config, deadline).await) });
     }
 
     fn verdict(self) -> ConnectError {
         let causes: Vec<_> = self.failed.into_iter().flatten().collect();
-        let telling = causes
-            .iter()
-            .position(|cause| *cause != LinkCause::NoRoute)
-            .unwrap_or(0);
-        let (Some(cause), Some(&address)) = (causes.get(telling), self.addresses.get(telling))
-        else {
-            return ConnectError {
-                address: None,
-                cause: LinkCause::NoAddress,
-            };
+        let telling = causes.iter().position(|cause| *cause != LinkCause::NoRoute).unwrap_or(0);
+        let (Some(cause), Some(&address)) = (causes.get(telling), self.addresses.get(telling)) else {
+            return ConnectError { address: None, cause: LinkCause::NoAddress };
         };
-        ConnectError {
-            address: Some(address),
-            cause: blame_interface(cause.clone(), address),
-        }
+        ConnectError { address: Some(address), cause: blame_interface(cause.clone(), address) }
     }
 }
 
@@ -165,17 +150,12 @@ fn cause_of_tcp(failed: &io::Error) -> LinkCause {
     use io::ErrorKind as Kind;
     match failed.kind() {
         // A local firewall that rejects shows as a denied permission.
-        Kind::ConnectionRefused | Kind::ConnectionReset | Kind::PermissionDenied => {
-            LinkCause::Refused
-        }
+        Kind::ConnectionRefused | Kind::ConnectionReset | Kind::PermissionDenied => LinkCause::Refused,
         Kind::TimedOut => LinkCause::TimedOut,
-        Kind::HostUnreachable
-        | Kind::NetworkUnreachable
-        | Kind::NetworkDown
-        | Kind::AddrNotAvailable => LinkCause::NoRoute,
-        _ => LinkCause::Other {
-            detail: failed.to_string(),
-        },
+        Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
+            LinkCause::NoRoute
+        }
+        _ => LinkCause::Other { detail: failed.to_string() },
     }
 }
 
@@ -184,20 +164,13 @@ fn cause_of_tls(failed: &io::Error) -> LinkCause {
         return not_mlxcel("it hung up during the TLS handshake");
     };
     match key_mismatch(error) {
-        Some(mismatch) => LinkCause::KeyMismatch {
-            expected: mismatch.expected,
-            seen: mismatch.seen,
-        },
-        None => LinkCause::NotMlxcel {
-            detail: error.to_string(),
-        },
+        Some(mismatch) => LinkCause::KeyMismatch { expected: mismatch.expected, seen: mismatch.seen },
+        None => LinkCause::NotMlxcel { detail: error.to_string() },
     }
 }
 
 fn not_mlxcel(detail: &str) -> LinkCause {
-    LinkCause::NotMlxcel {
-        detail: detail.to_owned(),
-    }
+    LinkCause::NotMlxcel { detail: detail.to_owned() }
 }
 
 /// Silence from a network this host is not on is more likely a wrong interface than a firewall.

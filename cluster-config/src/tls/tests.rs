@@ -36,14 +36,8 @@ async fn host(identity: &Identity) -> (SocketAddr, JoinSet<Result<Fingerprint, A
     (address, tasks)
 }
 
-async fn outcome(
-    mut tasks: JoinSet<Result<Fingerprint, AcceptError>>,
-) -> Result<Fingerprint, AcceptError> {
-    tasks
-        .join_next()
-        .await
-        .expect("one task")
-        .expect("no panic")
+async fn outcome(mut tasks: JoinSet<Result<Fingerprint, AcceptError>>) -> Result<Fingerprint, AcceptError> {
+    tasks.join_next().await.expect("one task").expect("no panic")
 }
 
 fn cause(result: Result<(ClientStream, Fingerprint), ConnectError>) -> LinkCause {
@@ -55,17 +49,12 @@ async fn both_sides_learn_the_other_key() {
     let (node, router) = (identity(), identity());
     let (address, tasks) = host(&node).await;
     let expected = Expect::Exactly(node.fingerprint());
-    let (mut stream, peer) = connect(address, &router, expected)
-        .await
-        .expect("connected");
+    let (mut stream, peer) = connect(address, &router, expected).await.expect("connected");
     let mut text = String::new();
     stream.read_to_string(&mut text).await.expect("read");
     assert_eq!(text, "hello");
     assert_eq!(peer, node.fingerprint());
-    assert_eq!(
-        outcome(tasks).await.expect("accepted"),
-        router.fingerprint()
-    );
+    assert_eq!(outcome(tasks).await.expect("accepted"), router.fingerprint());
 }
 
 #[tokio::test]
@@ -74,13 +63,7 @@ async fn unexpected_key_is_refused_naming_both() {
     let (address, tasks) = host(&node).await;
     let expected = Expect::Exactly(other.fingerprint());
     let refused = cause(connect(address, &router, expected).await);
-    assert_eq!(
-        refused,
-        LinkCause::KeyMismatch {
-            expected: other.fingerprint(),
-            seen: node.fingerprint(),
-        }
-    );
+    assert_eq!(refused, LinkCause::KeyMismatch { expected: other.fingerprint(), seen: node.fingerprint() });
     let text = refused.to_string();
     assert!(text.contains(&other.fingerprint().to_string()), "{text}");
     assert!(text.contains(&node.fingerprint().to_string()), "{text}");
@@ -91,9 +74,7 @@ async fn unexpected_key_is_refused_naming_both() {
 async fn any_key_is_accepted_when_joining_by_address() {
     let (node, router) = (identity(), identity());
     let (address, _tasks) = host(&node).await;
-    let (_, peer) = connect(address, &router, Expect::Any)
-        .await
-        .expect("connected");
+    let (_, peer) = connect(address, &router, Expect::Any).await.expect("connected");
     assert_eq!(peer, node.fingerprint());
 }
 
@@ -110,13 +91,8 @@ async fn caller_without_a_certificate_is_turned_away() {
     let stream = TcpStream::connect(address).await.expect("connected");
     let name = ServerName::try_from("anyone").expect("name");
     // In TLS 1.3 the client learns of the refusal with its first read.
-    let _ = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await;
-    assert!(matches!(
-        outcome(tasks).await,
-        Err(AcceptError::NotMlxcel(_))
-    ));
+    let _ = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    assert!(matches!(outcome(tasks).await, Err(AcceptError::NotMlxcel(_))));
 }
 
 #[tokio::test]
@@ -134,13 +110,8 @@ async fn caller_with_someone_elses_certificate_is_turned_away() {
     config.alpn_protocols = vec![ALPN.to_vec()];
     let stream = TcpStream::connect(address).await.expect("connected");
     let name = ServerName::try_from("anyone").expect("name");
-    let _ = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await;
-    assert!(matches!(
-        outcome(tasks).await,
-        Err(AcceptError::NotMlxcel(_))
-    ));
+    let _ = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    assert!(matches!(outcome(tasks).await, Err(AcceptError::NotMlxcel(_))));
 }
 
 #[tokio::test]
@@ -161,16 +132,10 @@ async fn server_without_an_ed25519_key_is_not_mlxcel() {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let (stream, _) = listener.accept().await.expect("accepted");
-        TlsAcceptor::from(Arc::new(config))
-            .accept(stream)
-            .await
-            .is_ok()
+        TlsAcceptor::from(Arc::new(config)).accept(stream).await.is_ok()
     });
     let refused = cause(connect(address, &identity(), Expect::Any).await);
-    assert!(
-        matches!(refused, LinkCause::NotMlxcel { .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, LinkCause::NotMlxcel { .. }), "{refused:?}");
 }
 
 #[tokio::test]
@@ -179,18 +144,12 @@ async fn server_that_speaks_something_else_is_not_mlxcel() {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("accepted");
-        stream
-            .write_all(b"220 mail.example ESMTP\r\n")
-            .await
-            .expect("written");
+        stream.write_all(b"220 mail.example ESMTP\r\n").await.expect("written");
         let mut sink = Vec::new();
         let _ = stream.read_to_end(&mut sink).await;
     });
     let refused = cause(connect(address, &identity(), Expect::Any).await);
-    assert!(
-        matches!(refused, LinkCause::NotMlxcel { .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, LinkCause::NotMlxcel { .. }), "{refused:?}");
 }
 
 #[tokio::test]
@@ -200,10 +159,7 @@ async fn server_that_never_answers_is_given_up_within_the_bound() {
     let refused = cause(connect(address, &identity(), Expect::Any).await);
     let took = began.elapsed();
     drop(listener);
-    assert!(
-        matches!(refused, LinkCause::NotMlxcel { .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, LinkCause::NotMlxcel { .. }), "{refused:?}");
     assert!(took < CONNECT_TIMEOUT + Duration::from_secs(1), "{took:?}");
 }
 
@@ -211,9 +167,7 @@ async fn server_that_never_answers_is_given_up_within_the_bound() {
 async fn closed_port_is_refused_naming_the_address() {
     let (listener, address) = listener().await;
     drop(listener);
-    let refused = connect(address, &identity(), Expect::Any)
-        .await
-        .expect_err("closed");
+    let refused = connect(address, &identity(), Expect::Any).await.expect_err("closed");
     assert_eq!(refused.cause, LinkCause::Refused);
     assert_eq!(refused.address, Some(address));
     assert!(refused.to_string().contains(&address.to_string()));
@@ -226,9 +180,7 @@ async fn second_address_is_tried_when_the_first_fails() {
     drop(closed);
     let (address, _tasks) = host(&node).await;
     let expected = Expect::Exactly(node.fingerprint());
-    let (stream, _) = connect_any(&[dead, address], &router, expected)
-        .await
-        .expect("connected");
+    let (stream, _) = connect_any(&[dead, address], &router, expected).await.expect("connected");
     assert_eq!(stream.get_ref().0.peer_addr().expect("address"), address);
 }
 
@@ -238,9 +190,7 @@ async fn silent_address_does_not_hold_up_the_next() {
     let (_silent, hung) = listener().await;
     let (address, _tasks) = host(&node).await;
     let began = std::time::Instant::now();
-    connect_any(&[hung, address], &router, Expect::Any)
-        .await
-        .expect("connected");
+    connect_any(&[hung, address], &router, Expect::Any).await.expect("connected");
     assert!(began.elapsed() < CONNECT_TIMEOUT / 2);
 }
 

@@ -12,8 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    PeerIncompatible, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
+    SignatureScheme,
 };
 
 use super::Expect;
@@ -43,10 +43,7 @@ pub(super) struct KeyVerifier {
 
 impl KeyVerifier {
     pub(super) fn new(expected: Expect) -> Self {
-        Self {
-            expected,
-            algorithms: ring::default_provider().signature_verification_algorithms,
-        }
+        Self { expected, algorithms: ring::default_provider().signature_verification_algorithms }
     }
 
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
@@ -171,7 +168,6 @@ pub(super) fn key_mismatch(error: &Error) -> Option<KeyMismatch> {
 }
 
 /// RFC 8410: a SEQUENCE of the algorithm id-Ed25519 without parameters and a 256-bit string.
-const ED25519_SPKI_PREFIX: [u8; 12] = [
-    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-];
+const ED25519_SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const ED25519_SPKI_BYTES: usize = 44;

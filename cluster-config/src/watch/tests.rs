@@ -20,10 +20,7 @@ fn router(name: &str) -> Peer {
 }
 
 fn unreachable(cause: LinkCause) -> ProbeOutcome {
-    ProbeOutcome::Failed(ConnectError {
-        address: Some("10.0.0.1:7410".parse().expect("address")),
-        cause,
-    })
+    ProbeOutcome::Failed(ConnectError { address: Some("10.0.0.1:7410".parse().expect("address")), cause })
 }
 
 /// A node in virtual time.
@@ -125,12 +122,7 @@ fn router_that_cannot_connect_back_is_quoted() {
     node.found(router("r"));
     node.wait(PROBE_AFTER);
     node.probed(ProbeOutcome::RouterCannotConnect("no answer".into()));
-    assert_eq!(
-        node.reports[0].cause(),
-        Some(&LinkCause::ReportedByPeer {
-            reason: "no answer".into()
-        })
-    );
+    assert_eq!(node.reports[0].cause(), Some(&LinkCause::ReportedByPeer { reason: "no answer".into() }));
 }
 
 #[test]
@@ -164,14 +156,8 @@ fn cause_is_reported_once_until_the_link_worked() {
 #[test]
 fn router_with_another_version_is_reported_at_once_and_not_probed() {
     let mut node = Node::unclaimed();
-    node.found(Peer {
-        protocol_version: VERSION - 1,
-        ..router("r")
-    });
-    assert_eq!(
-        node.reports[0].cause(),
-        Some(&LinkCause::VersionMismatch { ours: 3, theirs: 2 })
-    );
+    node.found(Peer { protocol_version: VERSION - 1, ..router("r") });
+    assert_eq!(node.reports[0].cause(), Some(&LinkCause::VersionMismatch { ours: 3, theirs: 2 }));
     node.wait(Duration::from_secs(60));
     assert!(node.probes.is_empty());
 }
@@ -179,10 +165,7 @@ fn router_with_another_version_is_reported_at_once_and_not_probed() {
 #[test]
 fn router_updated_to_our_version_gets_its_time_to_connect() {
     let mut node = Node::unclaimed();
-    node.found(Peer {
-        protocol_version: VERSION - 1,
-        ..router("r")
-    });
+    node.found(Peer { protocol_version: VERSION - 1, ..router("r") });
     node.found(router("r"));
     node.wait(PROBE_AFTER);
     assert_eq!(node.probes, [print("r")]);
@@ -196,10 +179,7 @@ fn claimed_node_names_the_key_when_only_another_cluster_is_there() {
     assert!(node.probes.is_empty());
     assert_eq!(
         node.reports[0].cause(),
-        Some(&LinkCause::ClaimedByOther {
-            owner: print("mine"),
-            caller: print("other"),
-        })
+        Some(&LinkCause::ClaimedByOther { owner: print("mine"), caller: print("other") })
     );
 }
 
@@ -248,10 +228,7 @@ fn router_that_left_is_not_probed() {
 #[test]
 fn other_nodes_are_not_watched() {
     let mut node = Node::unclaimed();
-    node.found(Peer {
-        role: Role::Node,
-        ..router("n")
-    });
+    node.found(Peer { role: Role::Node, ..router("n") });
     assert_eq!(node.watch.next_deadline(), None);
 }
 
@@ -260,10 +237,7 @@ fn probe_is_not_repeated_while_one_is_under_way() {
     let mut node = Node::unclaimed();
     node.found(router("r"));
     node.wait(PROBE_AFTER);
-    node.found(Peer {
-        hostname: "renamed".into(),
-        ..router("r")
-    });
+    node.found(Peer { hostname: "renamed".into(), ..router("r") });
     node.wait(Duration::from_secs(60));
     assert_eq!(node.probes, [print("r")]);
 }

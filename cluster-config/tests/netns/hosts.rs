@@ -87,13 +87,7 @@ impl Node {
 
 impl Settings {
     fn new(name: &'static str, port: u16) -> Self {
-        Self {
-            identity: Identity::generate().expect("identity"),
-            name,
-            port,
-            version: 1,
-            token: None,
-        }
+        Self { identity: Identity::generate().expect("identity"), name, port, version: 1, token: None }
     }
 
     fn announcement(&self, role: Role, cluster: Option<Fingerprint>) -> Announcement {
@@ -163,11 +157,7 @@ impl Host {
 
     /// Waits until the host has reported a line with this in it.
     pub(crate) fn expect_report(&self, within: Duration, part: &str) {
-        self.wait(
-            within,
-            &part,
-            |seen| matches!(seen, Seen::Report(line) if line.contains(part)),
-        );
+        self.wait(within, &part, |seen| matches!(seen, Seen::Report(line) if line.contains(part)));
     }
 
     /// Whether the host has noticed this since the start or [`Self::forget`].
@@ -196,10 +186,7 @@ impl Host {
         if self.history.borrow().iter().any(&wanted) {
             return;
         }
-        while let Ok(seen) = self
-            .news
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
+        while let Ok(seen) = self.news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             let found = wanted(&seen);
             self.history.borrow_mut().push(seen);
             if found {

@@ -21,18 +21,13 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        let turn = File::create(std::env::temp_dir().join("mlxcel-netns-test.lock"))
-            .expect("lock file in the temporary directory");
+        let lock = std::env::temp_dir().join("mlxcel-netns-test.lock");
+        let turn = File::create(&lock).unwrap_or_else(|error| panic!("{}: {error}\n{NEEDS}", lock.display()));
         turn.lock().expect("turn to use the network");
         sweep();
-        let mut lab = Self {
-            made: Vec::new(),
-            _turn: turn,
-        };
+        let mut lab = Self { made: Vec::new(), _turn: turn };
         let switch = lab.add("switch");
-        run(&format!(
-            "-n {switch} link add br0 type bridge mcast_snooping 0"
-        ));
+        run(&format!("-n {switch} link add br0 type bridge mcast_snooping 0"));
         run(&format!("-n {switch} link set br0 up"));
         lab
     }
@@ -41,15 +36,9 @@ impl Lab {
     pub(crate) fn host(&mut self, name: &str, number: u8) -> Place {
         let (place, switch) = (self.lone_host(name), namespace("switch"));
         let host = &place.0;
-        run(&format!(
-            "-n {switch} link add name port-{name} type veth peer name eth0 netns {host}"
-        ));
-        run(&format!(
-            "-n {switch} link set dev port-{name} master br0 up"
-        ));
-        run(&format!(
-            "-n {host} address add 10.77.0.{number}/24 dev eth0"
-        ));
+        run(&format!("-n {switch} link add name port-{name} type veth peer name eth0 netns {host}"));
+        run(&format!("-n {switch} link set dev port-{name} master br0 up"));
+        run(&format!("-n {host} address add 10.77.0.{number}/24 dev eth0"));
         run(&format!("-n {host} link set eth0 up"));
         place
     }
@@ -63,18 +52,12 @@ impl Lab {
 
     /// Pulls the host's cable out of the switch.
     pub(crate) fn cut(&self, name: &str) {
-        run(&format!(
-            "-n {} link set dev port-{name} down",
-            namespace("switch")
-        ));
+        run(&format!("-n {} link set dev port-{name} down", namespace("switch")));
     }
 
     /// Puts it back.
     pub(crate) fn restore(&self, name: &str) {
-        run(&format!(
-            "-n {} link set dev port-{name} up",
-            namespace("switch")
-        ));
+        run(&format!("-n {} link set dev port-{name} up", namespace("switch")));
     }
 
     /// Silently drops what arrives at a TCP port of the host from outside. Done by a routing
@@ -84,9 +67,7 @@ impl Lab {
         let host = namespace(name);
         for family in ["-4", "-6"] {
             run(&format!("{family} -n {host} rule add pref 20 table local"));
-            run(&format!(
-                "{family} -n {host} rule add pref 10 iif eth0 ipproto tcp dport {port} blackhole"
-            ));
+            run(&format!("{family} -n {host} rule add pref 10 iif eth0 ipproto tcp dport {port} blackhole"));
             run(&format!("{family} -n {host} rule del pref 0"));
         }
     }
@@ -102,9 +83,7 @@ impl Lab {
     pub(crate) fn move_to_other_subnet(&self, name: &str, number: u8) {
         let host = namespace(name);
         run(&format!("-n {host} address flush dev eth0"));
-        run(&format!(
-            "-n {host} address add 10.78.0.{number}/24 dev eth0"
-        ));
+        run(&format!("-n {host} address add 10.78.0.{number}/24 dev eth0"));
     }
 
     fn add(&mut self, name: &str) -> String {
@@ -134,13 +113,8 @@ fn sweep() {
     let Ok(listed) = ip("netns list") else {
         return;
     };
-    for name in listed
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-    {
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next());
+    for name in listed.lines().filter_map(|line| line.split_whitespace().next()) {
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
         let dead = |pid: &str| !std::path::Path::new("/proc").join(pid).exists();
         if owner.is_some_and(dead) {
             let _ = ip(&format!("netns del {name}"));
@@ -150,18 +124,13 @@ fn sweep() {
 
 fn run(arguments: &str) {
     if let Err(refusal) = ip(arguments) {
-        panic!(
-            "`ip {arguments}` failed: {refusal}\nthese tests need iproute2, network namespaces \
-             and root; run `sudo -E cargo test -p mlxcel-cluster-config --test netns`"
-        );
+        panic!("`ip {arguments}` failed: {refusal}\n{NEEDS}");
     }
 }
 
 fn ip(arguments: &str) -> Result<String, String> {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .map_err(|error| error.to_string())?;
+    let output =
+        Command::new("ip").args(arguments.split_whitespace()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
@@ -169,4 +138,6 @@ fn ip(arguments: &str) -> Result<String, String> {
     }
 }
 
+const NEEDS: &str = "these tests need iproute2, network namespaces and root; run `sudo -E cargo \
+                     test -p mlxcel-cluster-config --test netns`";
 const PREFIX: &str = "mlxcel-test-";

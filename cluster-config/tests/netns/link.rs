@@ -17,9 +17,7 @@ pub(crate) struct Lines<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Lines<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self {
-            stream: BufReader::new(stream),
-        }
+        Self { stream: BufReader::new(stream) }
     }
 
     pub(crate) async fn say(&mut self, value: &Value) {

@@ -35,10 +35,7 @@ fn three_hosts_find_each_other_and_one_that_was_cut_off_comes_back() {
 
     lab.restore("b");
     router.expect(NAMED_WITHIN, &Seen::Connected(beta.id()));
-    assert!(
-        !router.saw(&Seen::Disconnected(alpha.id())),
-        "the other node was disturbed"
-    );
+    assert!(!router.saw(&Seen::Disconnected(alpha.id())), "the other node was disturbed");
 }
 
 #[test]
@@ -100,11 +97,7 @@ fn node_of_another_cluster_is_named_on_both_sides() {
     first.expect(SOON, &Seen::Connected(node.id()));
     first.stop();
     let second = Router::new("second").start(&lab.host("s", 3));
-    let keys = format!(
-        "belongs to cluster {}, the router to {}",
-        first.id(),
-        second.id()
-    );
+    let keys = format!("belongs to cluster {}, the router to {}", first.id(), second.id());
     second.expect_report(NAMED_WITHIN, &keys);
     node.expect_report(NAMED_WITHIN, &keys);
 }
@@ -116,9 +109,7 @@ fn token_is_required_and_a_router_that_has_it_is_let_in() {
     let bare = Router::new("bare").start(&lab.host("r", 1));
     bare.expect_report(NAMED_WITHIN, "requires a token");
     node.expect_report(NAMED_WITHIN, "requires a token");
-    let holder = Router::new("holder")
-        .token("secret")
-        .start(&lab.host("s", 3));
+    let holder = Router::new("holder").token("secret").start(&lab.host("s", 3));
     holder.expect(SOON, &Seen::Connected(node.id()));
 }
 

@@ -8,9 +8,7 @@ use mlxcel_cluster_config::address::{local_interfaces, reachable_at};
 use mlxcel_cluster_config::claim::{Claim, Decision, Hello, decide};
 use mlxcel_cluster_config::discovery::{Discovery, DiscoveryEvent, Role};
 use mlxcel_cluster_config::tls::{Expect, accept, connect_any, server_config};
-use mlxcel_cluster_config::watch::{
-    ProbeOutcome, VisibilityWatch, WatchAction, WatchConfig, WatchEvent,
-};
+use mlxcel_cluster_config::watch::{ProbeOutcome, VisibilityWatch, WatchAction, WatchConfig, WatchEvent};
 use mlxcel_cluster_config::{ConnectError, Fingerprint, Identity, LinkCause};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,18 +35,12 @@ struct Shell {
 }
 
 pub(super) async fn run(settings: Settings, tell: Sender<Seen>, mut stop: oneshot::Receiver<()>) {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, settings.port))
-        .await
-        .expect("port");
-    let discovery =
-        Discovery::start(settings.announcement(Role::Node, None)).expect("multicast DNS");
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, settings.port)).await.expect("port");
+    let discovery = Discovery::start(settings.announcement(Role::Node, None)).expect("multicast DNS");
     let mut heard = discovery.events();
     let (post, mut inbox) = mpsc::unbounded_channel();
     let mut shell = Shell {
-        watch: VisibilityWatch::new(WatchConfig {
-            cluster: None,
-            protocol_version: settings.version,
-        }),
+        watch: VisibilityWatch::new(WatchConfig { cluster: None, protocol_version: settings.version }),
         settings,
         discovery,
         claim: Claim::Unclaimed,
@@ -75,9 +67,7 @@ pub(super) async fn run(settings: Settings, tell: Sender<Seen>, mut stop: onesho
 impl Shell {
     fn discovered(&mut self, event: DiscoveryEvent) {
         self.handle(match event {
-            DiscoveryEvent::Found(peer) | DiscoveryEvent::Updated(peer) => {
-                WatchEvent::PeerFound(peer)
-            }
+            DiscoveryEvent::Found(peer) | DiscoveryEvent::Updated(peer) => WatchEvent::PeerFound(peer),
             DiscoveryEvent::Lost(id) => WatchEvent::PeerLost(id),
         });
     }
@@ -181,8 +171,7 @@ impl Shell {
                     let _ = post.send(Message::Event(event));
                 }
                 Ok(Err(cause)) => {
-                    let cause: Value =
-                        serde_json::from_slice(&cause.to_wire()).expect("a cause is JSON");
+                    let cause: Value = serde_json::from_slice(&cause.to_wire()).expect("a cause is JSON");
                     lines.say(&json!({"refused": cause})).await;
                 }
                 Err(_) => {}
@@ -207,14 +196,12 @@ async fn probe(
     match reply["status"].as_str() {
         Some("connected") => ProbeOutcome::Connected,
         Some("connecting") => ProbeOutcome::Connecting,
-        Some("failed") => ProbeOutcome::RouterCannotConnect(
-            reply["reason"].as_str().unwrap_or_default().to_owned(),
-        ),
+        Some("failed") => {
+            ProbeOutcome::RouterCannotConnect(reply["reason"].as_str().unwrap_or_default().to_owned())
+        }
         _ => ProbeOutcome::Failed(ConnectError {
             address: addresses.first().copied(),
-            cause: LinkCause::CallFailed {
-                detail: "the router did not answer".into(),
-            },
+            cause: LinkCause::CallFailed { detail: "the router did not answer".into() },
         }),
     }
 }

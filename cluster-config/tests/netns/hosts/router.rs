@@ -36,18 +36,12 @@ struct Shell {
 
 pub(super) async fn run(settings: Settings, tell: Sender<Seen>, mut stop: oneshot::Receiver<()>) {
     let id = settings.identity.fingerprint();
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, settings.port))
-        .await
-        .expect("port");
-    let discovery =
-        Discovery::start(settings.announcement(Role::Router, Some(id))).expect("multicast DNS");
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, settings.port)).await.expect("port");
+    let discovery = Discovery::start(settings.announcement(Role::Router, Some(id))).expect("multicast DNS");
     let mut heard = discovery.events();
     let (post, mut inbox) = mpsc::unbounded_channel();
     let mut shell = Shell {
-        membership: Membership::new(MembershipConfig {
-            cluster: id,
-            protocol_version: settings.version,
-        }),
+        membership: Membership::new(MembershipConfig { cluster: id, protocol_version: settings.version }),
         settings,
         tell,
         post,
@@ -72,9 +66,7 @@ pub(super) async fn run(settings: Settings, tell: Sender<Seen>, mut stop: onesho
 impl Shell {
     fn discovered(&mut self, event: DiscoveryEvent) {
         self.handle(match event {
-            DiscoveryEvent::Found(peer) | DiscoveryEvent::Updated(peer) => {
-                MembershipEvent::PeerFound(peer)
-            }
+            DiscoveryEvent::Found(peer) | DiscoveryEvent::Updated(peer) => MembershipEvent::PeerFound(peer),
             DiscoveryEvent::Lost(id) => {
                 let _ = self.tell.send(Seen::Lost(id));
                 MembershipEvent::PeerLost(id)
@@ -100,9 +92,9 @@ impl Shell {
                 self.handle(MembershipEvent::JoinRequested(peer));
                 let _ = reply.send(match self.membership.link(&id) {
                     Some(LinkState::Connected) => json!({"status": "connected"}),
-                    Some(
-                        LinkState::Failed(error) | LinkState::Connecting { last: Some(error) },
-                    ) => json!({"status": "failed", "reason": error.to_string()}),
+                    Some(LinkState::Failed(error) | LinkState::Connecting { last: Some(error) }) => {
+                        json!({"status": "failed", "reason": error.to_string()})
+                    }
                     _ => json!({"status": "connecting"}),
                 });
             }
@@ -123,8 +115,7 @@ impl Shell {
                 MembershipAction::Connect { id, addresses, .. } => {
                     let hello = self.hello(id);
                     let (identity, post) = (self.settings.identity.clone(), self.post.clone());
-                    self.tasks
-                        .spawn(serve_link(id, addresses, identity, hello, post));
+                    self.tasks.spawn(serve_link(id, addresses, identity, hello, post));
                 }
             }
         }
@@ -132,10 +123,7 @@ impl Shell {
 
     fn hello(&self, node: Fingerprint) -> Value {
         let own = self.settings.identity.fingerprint();
-        let proof = self
-            .settings
-            .token
-            .map(|token| token_proof(token, own, node));
+        let proof = self.settings.token.map(|token| token_proof(token, own, node));
         json!({
             "cluster": own.to_string(),
             "name": self.settings.name,
@@ -164,8 +152,7 @@ impl Shell {
 }
 
 fn joining(id: Fingerprint, request: &Value) -> Peer {
-    let given: Vec<SocketAddr> =
-        serde_json::from_value(request["addresses"].clone()).expect("addresses");
+    let given: Vec<SocketAddr> = serde_json::from_value(request["addresses"].clone()).expect("addresses");
     Peer {
         id,
         role: Role::Node,
@@ -203,11 +190,7 @@ async fn serve_link(
         Some(refusal) => LinkCause::from_wire(refusal["refused"].to_string().as_bytes()),
         None => None,
     };
-    let cause = cause.unwrap_or(LinkCause::CallFailed {
-        detail: "the node did not answer the introduction".into(),
-    });
-    tell(MembershipEvent::ConnectFailed {
-        id,
-        error: ConnectError { address, cause },
-    });
+    let cause =
+        cause.unwrap_or(LinkCause::CallFailed { detail: "the node did not answer the introduction".into() });
+    tell(MembershipEvent::ConnectFailed { id, error: ConnectError { address, cause } });
 }
