@@ -5,19 +5,14 @@ mod text_support;
 
 use mlxcel_engine::text::{DetokenizeOptions, Detokenizer, StopMatcher};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use text_support::{Sample, byte_level, sentence_piece};
 use tokenizers::Tokenizer;
 
-const PLAIN: DetokenizeOptions = DetokenizeOptions {
-    skip_special: true,
-    continues: false,
-};
+const PLAIN: DetokenizeOptions = DetokenizeOptions { skip_special: true, continues: false };
 
 fn streamed(mut detokenizer: Detokenizer, tokens: &[u32]) -> Vec<String> {
-    let mut pieces: Vec<String> = tokens
-        .iter()
-        .map(|&token| detokenizer.push(token))
-        .collect();
+    let mut pieces: Vec<String> = tokens.iter().map(|&token| detokenizer.push(token)).collect();
     pieces.push(detokenizer.finish());
     pieces
 }
@@ -31,10 +26,7 @@ fn reference(sample: &Sample) -> Tokenizer {
 fn character_in_several_tokens_leaves_whole() {
     let codec = byte_level().codec();
     let tokens = codec.encode("a🙂b", false).expect("usable");
-    assert_eq!(
-        streamed(codec.detokenizer(PLAIN), &tokens),
-        ["a", "", "", "", "🙂", "b", ""]
-    );
+    assert_eq!(streamed(codec.detokenizer(PLAIN), &tokens), ["a", "", "", "", "🙂", "b", ""]);
 }
 
 #[test]
@@ -53,10 +45,7 @@ fn character_left_incomplete_is_flushed_as_a_replacement() {
     let codec = byte_level().codec();
     let tokens = codec.encode("a🙂", false).expect("usable");
     let mut detokenizer = codec.detokenizer(PLAIN);
-    let text: String = tokens[..3]
-        .iter()
-        .map(|&token| detokenizer.push(token))
-        .collect();
+    let text: String = tokens[..3].iter().map(|&token| detokenizer.push(token)).collect();
     assert_eq!(text, "a");
     assert!(detokenizer.is_incomplete());
     assert_eq!(detokenizer.finish(), "\u{fffd}");
@@ -78,10 +67,7 @@ fn special_tokens_are_written_only_when_asked_for() {
     let codec = byte_level().codec();
     let tokens = codec.encode("a<|end|>", true).expect("usable");
     assert_eq!(codec.decode(&tokens, PLAIN), "a");
-    let all = DetokenizeOptions {
-        skip_special: false,
-        ..PLAIN
-    };
+    let all = DetokenizeOptions { skip_special: false, ..PLAIN };
     assert_eq!(codec.decode(&tokens, all), "<|begin|>a<|end|>");
 }
 
@@ -99,17 +85,32 @@ fn ids_without_a_token_stand_for_nothing() {
 }
 
 #[test]
+fn other_decoders_stream_as_they_decode_at_once() {
+    let metaspace = |scheme: &str| json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true });
+    let byte_sequence = json!({ "type": "Sequence", "decoders": [
+        { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " },
+        { "type": "ByteFallback" },
+        { "type": "Fuse" }
+    ] });
+    for decoder in [metaspace("always"), metaspace("never"), byte_sequence, json!(null)] {
+        let mut sample = sentence_piece();
+        let mut tokenizer: Value = serde_json::from_slice(&sample.assets.tokenizer).expect("JSON");
+        tokenizer["decoder"] = decoder.clone();
+        sample.assets.tokenizer = tokenizer.to_string().into_bytes();
+        let codec = sample.codec();
+        let tokens = codec.encode("hi h é hi", true).expect("usable");
+        let expected = reference(&sample).decode(&tokens, true).expect("decodes");
+        assert_eq!(codec.decode(&tokens, PLAIN), expected, "{decoder}");
+    }
+}
+
+#[test]
 fn stop_string_and_what_follows_are_cut() {
     let mut matcher = StopMatcher::new(&["###".into(), "END".into()]);
-    let pieces: Vec<_> = ["a#", "#b E", "N", "D", "more"]
-        .map(|text| matcher.push(text))
-        .into();
+    let pieces: Vec<_> = ["a#", "#b E", "N", "D", "more"].map(|text| matcher.push(text)).into();
     let texts: Vec<&str> = pieces.iter().map(|step| step.text.as_str()).collect();
     assert_eq!(texts, ["a", "##b ", "", "", ""]);
-    assert_eq!(
-        pieces.iter().map(|step| step.stopped).collect::<Vec<_>>(),
-        [false, false, false, true, true]
-    );
+    assert_eq!(pieces.iter().map(|step| step.stopped).collect::<Vec<_>>(), [false, false, false, true, true]);
     assert_eq!(matcher.finish(), "");
 }
 
@@ -130,16 +131,11 @@ fn without_stop_strings_nothing_is_held_back() {
 /// Walks the whole text: the first character at which some stop string is complete ends it, before
 /// the longest of those complete there.
 fn cut_by_definition(text: &str, stops: &[String]) -> Option<String> {
-    (0..=text.len())
-        .filter(|&end| text.is_char_boundary(end))
-        .find_map(|end| {
-            let complete = stops.iter().filter(|stop| !stop.is_empty());
-            let longest = complete
-                .filter(|stop| text[..end].ends_with(*stop))
-                .map(String::len)
-                .max()?;
-            Some(text[..end - longest].to_owned())
-        })
+    (0..=text.len()).filter(|&end| text.is_char_boundary(end)).find_map(|end| {
+        let complete = stops.iter().filter(|stop| !stop.is_empty());
+        let longest = complete.filter(|stop| text[..end].ends_with(*stop)).map(String::len).max()?;
+        Some(text[..end - longest].to_owned())
+    })
 }
 
 fn chunks(text: &str, sizes: &[usize]) -> Vec<String> {
