@@ -21,15 +21,7 @@ pub(crate) fn byte_level() -> Sample {
     for c in byte_characters() {
         push(&mut vocab, c.to_string());
     }
-    let merges = [
-        "h e",
-        "l l",
-        "he ll",
-        "hell o",
-        "\u{120} hello",
-        "\u{c3} \u{a9}",
-        "\u{120} \u{c3}",
-    ];
+    let merges = ["h e", "l l", "he ll", "hell o", "\u{120} hello", "\u{c3} \u{a9}", "\u{120} \u{c3}"];
     for merge in merges {
         push(&mut vocab, merge.replace(' ', ""));
     }
@@ -59,9 +51,7 @@ pub(crate) fn byte_level() -> Sample {
 /// SentencePiece-like BPE with byte fallback, as Llama 2 and Mistral have.
 pub(crate) fn sentence_piece() -> Sample {
     let mut vocab = Map::new();
-    ["<unk>", "<s>", "</s>"]
-        .iter()
-        .for_each(|token| push(&mut vocab, (*token).to_owned()));
+    ["<unk>", "<s>", "</s>"].iter().for_each(|token| push(&mut vocab, (*token).to_owned()));
     (0..=255).for_each(|byte: u8| push(&mut vocab, format!("<0x{byte:02X}>")));
     ["\u{2581}", "h", "i", "e", "é", "\u{2581}h", "\u{2581}hi"]
         .iter()
@@ -100,10 +90,7 @@ fn sample(tokenizer: Value, vocab_size: usize, [bos, eos]: [&str; 2]) -> Sample 
         eos_token: Some(eos.into()),
         ..TextAssets::default()
     };
-    Sample {
-        assets,
-        vocab_size: u32::try_from(vocab_size).expect("small"),
-    }
+    Sample { assets, vocab_size: u32::try_from(vocab_size).expect("small") }
 }
 
 fn push(vocab: &mut Map<String, Value>, token: String) {
