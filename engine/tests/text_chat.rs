@@ -37,10 +37,7 @@ fn codec(template: Option<String>) -> TextCodec {
 }
 
 fn chat(messages: Value) -> ChatPrompt {
-    ChatPrompt {
-        messages,
-        ..ChatPrompt::default()
-    }
+    ChatPrompt { messages, ..ChatPrompt::default() }
 }
 
 fn render(source: &str, messages: Value) -> Result<String, PromptError> {
@@ -70,11 +67,7 @@ fn templates_render_as_in_transformers() {
             }
             None => {
                 let message = case["error"].as_str().expect("an error").to_owned();
-                assert_eq!(
-                    rendered,
-                    Err(PromptError::Template(message)),
-                    "case {index}, {name}"
-                );
+                assert_eq!(rendered, Err(PromptError::Template(message)), "case {index}, {name}");
             }
         }
     }
@@ -99,10 +92,7 @@ fn refusal_of_a_template_is_one_line_in_its_own_words() {
 #[test]
 fn refusal_inside_a_macro_keeps_its_words() {
     let source = "{% macro m() %}{{ raise_exception('stop') }}{% endmacro %}{{ m() }}";
-    assert_eq!(
-        render(source, user()),
-        Err(PromptError::Template("stop".into()))
-    );
+    assert_eq!(render(source, user()), Err(PromptError::Template("stop".into())));
 }
 
 #[test]
@@ -121,24 +111,15 @@ fn template_that_does_not_parse_fails_chats_but_not_plain_text() {
 
 #[test]
 fn chat_without_a_template_is_refused() {
-    assert_eq!(
-        codec(None).render_chat(&chat(user())),
-        Err(PromptError::NoTemplate)
-    );
+    assert_eq!(codec(None).render_chat(&chat(user())), Err(PromptError::NoTemplate));
 }
 
 #[test]
 fn malformed_conversations_are_refused_by_field() {
     let cases = [
         (json!([]), "messages must be a list of at least one message"),
-        (
-            json!("hi"),
-            "messages must be a list of at least one message",
-        ),
-        (
-            json!([{ "content": "hi" }]),
-            "messages[0].role must be a string",
-        ),
+        (json!("hi"), "messages must be a list of at least one message"),
+        (json!([{ "content": "hi" }]), "messages[0].role must be a string"),
         (
             json!([{ "role": "user", "content": 7 }]),
             "messages[0].content must be a string, a list of parts or null",
@@ -156,18 +137,9 @@ fn malformed_conversations_are_refused_by_field() {
 
 #[test]
 fn variables_must_not_replace_the_conversation() {
-    let chat = ChatPrompt {
-        messages: user(),
-        variables: json!({ "messages": [] }),
-        ..ChatPrompt::default()
-    };
-    let error = codec(Some(String::new()))
-        .render_chat(&chat)
-        .expect_err("refused");
-    assert_eq!(
-        error.to_string(),
-        "template variables must not replace messages"
-    );
+    let chat = ChatPrompt { messages: user(), variables: json!({ "messages": [] }), ..ChatPrompt::default() };
+    let error = codec(Some(String::new())).render_chat(&chat).expect_err("refused");
+    assert_eq!(error.to_string(), "template variables must not replace messages");
 }
 
 #[test]
@@ -183,10 +155,7 @@ fn conversations_with_tools_use_the_template_for_tools() {
         ..TextAssets::default()
     };
     let both = TextCodec::new(&assets(Some("tools")), 1).expect("usable");
-    let with_tools = ChatPrompt {
-        tools: json!([{}]),
-        ..chat(user())
-    };
+    let with_tools = ChatPrompt { tools: json!([{}]), ..chat(user()) };
     assert_eq!(both.render_chat(&with_tools).as_deref(), Ok("tools"));
     assert_eq!(both.render_chat(&chat(user())).as_deref(), Ok("plain"));
     let one = TextCodec::new(&assets(None), 1).expect("usable");
@@ -198,7 +167,8 @@ fn json_options_follow_python() {
     let source = "{{ {'b': 'é', 'a': [1, {}]} | tojson(ensure_ascii=true, sort_keys=true) }}|\
                   {{ {'b': [1], 'a': []} | tojson(indent=2) }}|\
                   {{ [1, 2] | tojson(separators=(',', ':')) }}|{{ '<&>' | tojson }}";
-    let expected = "{\"a\": [1, {}], \"b\": \"\\u00e9\"}|{\n  \"b\": [\n    1\n  ],\n  \"a\": []\n}|[1,2]|\"<&>\"";
+    let expected =
+        "{\"a\": [1, {}], \"b\": \"\\u00e9\"}|{\n  \"b\": [\n    1\n  ],\n  \"a\": []\n}|[1,2]|\"<&>\"";
     assert_eq!(render(source, user()).as_deref(), Ok(expected));
 }
 
@@ -211,8 +181,5 @@ fn none_is_not_iterable_but_a_string_is_a_sequence() {
 #[test]
 fn unknown_date_format_is_an_error() {
     let error = render("{{ strftime_now('%Q') }}", user()).expect_err("unknown format");
-    assert!(
-        error.to_string().contains("does not know the format"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("does not know the format"), "{error}");
 }

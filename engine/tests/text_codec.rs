@@ -8,10 +8,7 @@ use mlxcel_engine::{ChatPrompt, Prompt};
 use serde_json::json;
 use text_support::{byte_level, sentence_piece};
 
-const PLAIN: DetokenizeOptions = DetokenizeOptions {
-    skip_special: true,
-    continues: false,
-};
+const PLAIN: DetokenizeOptions = DetokenizeOptions { skip_special: true, continues: false };
 
 fn text(text: &str) -> Prompt {
     Prompt::Text(text.into())
@@ -33,35 +30,22 @@ fn add_bos_overrules_the_tokenizer() {
     let hello = codec.token_id("hello").expect("a token");
     let begin = codec.token_id("<|begin|>").expect("a token");
     assert_eq!(codec.encode_prompt(&text("hello")), Ok(vec![hello]));
-    assert_eq!(
-        codec.encode_prompt(&text("<|begin|>hello")),
-        Ok(vec![begin, hello])
-    );
+    assert_eq!(codec.encode_prompt(&text("<|begin|>hello")), Ok(vec![begin, hello]));
     sample.assets.add_bos = Some(true);
-    assert_eq!(
-        sample.codec().encode_prompt(&text("hello")),
-        Ok(vec![begin, hello])
-    );
+    assert_eq!(sample.codec().encode_prompt(&text("hello")), Ok(vec![begin, hello]));
 }
 
 #[test]
 fn add_bos_adds_where_the_tokenizer_does_not() {
     let mut sample = byte_level();
-    let mut tokenizer: serde_json::Value =
-        serde_json::from_slice(&sample.assets.tokenizer).expect("JSON");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&sample.assets.tokenizer).expect("JSON");
     tokenizer["post_processor"] = json!(null);
     sample.assets.tokenizer = tokenizer.to_string().into_bytes();
     let hello = sample.codec().token_id("hello").expect("a token");
     let begin = sample.codec().token_id("<|begin|>").expect("a token");
-    assert_eq!(
-        sample.codec().encode_prompt(&text("hello")),
-        Ok(vec![hello])
-    );
+    assert_eq!(sample.codec().encode_prompt(&text("hello")), Ok(vec![hello]));
     sample.assets.add_bos = Some(true);
-    assert_eq!(
-        sample.codec().encode_prompt(&text("hello")),
-        Ok(vec![begin, hello])
-    );
+    assert_eq!(sample.codec().encode_prompt(&text("hello")), Ok(vec![begin, hello]));
 }
 
 #[test]
@@ -69,32 +53,21 @@ fn chat_is_encoded_as_the_template_writes_it() {
     let mut sample = byte_level();
     sample.assets.chat_template = Some("{{ messages[0].content }}{{ eos_token }}".into());
     let codec = sample.codec();
-    let chat = ChatPrompt {
-        messages: json!([{ "role": "user", "content": "hello" }]),
-        ..ChatPrompt::default()
-    };
+    let chat =
+        ChatPrompt { messages: json!([{ "role": "user", "content": "hello" }]), ..ChatPrompt::default() };
     let expected = ["hello", "<|end|>"].map(|token| codec.token_id(token).expect("a token"));
-    assert_eq!(
-        codec.encode_prompt(&Prompt::Chat(chat)),
-        Ok(expected.to_vec())
-    );
+    assert_eq!(codec.encode_prompt(&Prompt::Chat(chat)), Ok(expected.to_vec()));
 }
 
 #[test]
 fn token_prompts_are_used_as_they_are() {
     let sample = byte_level();
     let codec = sample.codec();
-    assert_eq!(
-        codec.encode_prompt(&Prompt::Tokens(vec![5, 3])),
-        Ok(vec![5, 3])
-    );
+    assert_eq!(codec.encode_prompt(&Prompt::Tokens(vec![5, 3])), Ok(vec![5, 3]));
     let vocab_size = sample.vocab_size;
     assert_eq!(
         codec.encode_prompt(&Prompt::Tokens(vec![5, vocab_size])),
-        Err(PromptError::UnknownToken {
-            id: vocab_size,
-            vocab_size
-        })
+        Err(PromptError::UnknownToken { id: vocab_size, vocab_size })
     );
 }
 
@@ -104,25 +77,18 @@ fn empty_prompts_are_refused() {
     sample.assets.add_bos = Some(false);
     let codec = sample.codec();
     assert_eq!(codec.encode_prompt(&text("")), Err(PromptError::Empty));
-    assert_eq!(
-        codec.encode_prompt(&Prompt::Tokens(vec![])),
-        Err(PromptError::Empty)
-    );
+    assert_eq!(codec.encode_prompt(&Prompt::Tokens(vec![])), Err(PromptError::Empty));
 }
 
 #[test]
 fn truncation_written_in_the_tokenizer_is_not_obeyed() {
     let mut sample = byte_level();
-    let mut tokenizer: serde_json::Value =
-        serde_json::from_slice(&sample.assets.tokenizer).expect("JSON");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&sample.assets.tokenizer).expect("JSON");
     tokenizer["truncation"] = json!({
         "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0
     });
     sample.assets.tokenizer = tokenizer.to_string().into_bytes();
-    let tokens = sample
-        .codec()
-        .encode_prompt(&text("abcdefghij"))
-        .expect("usable");
+    let tokens = sample.codec().encode_prompt(&text("abcdefghij")).expect("usable");
     assert_eq!(tokens.len(), 11);
 }
 
@@ -151,10 +117,7 @@ fn text_survives_encoding_and_decoding() {
 fn continued_text_keeps_its_leading_space() {
     let codec = sentence_piece().codec();
     let hi = codec.token_id("\u{2581}hi").expect("a token");
-    let continued = DetokenizeOptions {
-        continues: true,
-        ..PLAIN
-    };
+    let continued = DetokenizeOptions { continues: true, ..PLAIN };
     assert_eq!(codec.decode(&[hi, hi], PLAIN), "hi hi");
     assert_eq!(codec.decode(&[hi, hi], continued), " hi hi");
 }
@@ -182,14 +145,8 @@ fn unusable_tokenizers_are_refused_in_one_line() {
         (String::new(), "EOF"),
         ("{\"model\":".into(), "EOF"),
         ("[1, 2]".into(), "tokenizer"),
-        (
-            json!({ "model": { "type": "Nothing", "vocab": {} } }).to_string(),
-            "tokenizer",
-        ),
-        (
-            json!({ "model": { "type": "WordLevel", "vocab": {}, "unk_token": "a" } }).to_string(),
-            "no tokens",
-        ),
+        (json!({ "model": { "type": "Nothing", "vocab": {} } }).to_string(), "tokenizer"),
+        (json!({ "model": { "type": "WordLevel", "vocab": {}, "unk_token": "a" } }).to_string(), "no tokens"),
         (unknown_decoder.to_string(), "WordPiece"),
     ];
     for (tokenizer, reason) in cases {
@@ -201,10 +158,7 @@ fn unusable_tokenizers_are_refused_in_one_line() {
         let error = TextCodec::new(&assets, 1000).expect_err("unusable");
         assert!(matches!(error, TextError::Tokenizer { .. }), "{error}");
         let line = error.to_string();
-        assert!(
-            line.starts_with("model/tokenizer.json: not a usable tokenizer: "),
-            "{line}"
-        );
+        assert!(line.starts_with("model/tokenizer.json: not a usable tokenizer: "), "{line}");
         assert!(line.contains(reason) && !line.contains('\n'), "{line}");
     }
 }

@@ -44,12 +44,10 @@ impl Chooser {
         self.weights.clear();
         if (1..logits.len()).contains(&filters.top_k) {
             self.keep_most_likely(logits, filters.top_k);
-            self.weights
-                .extend(self.ids.iter().map(|&id| relative(logits[id as usize])));
+            self.weights.extend(self.ids.iter().map(|&id| relative(logits[id as usize])));
         } else {
             self.ids.clear();
-            self.weights
-                .extend(logits.iter().map(|&logit| relative(logit)));
+            self.weights.extend(logits.iter().map(|&logit| relative(logit)));
         }
         let cut = self.cut(filters);
         let index = self.draw(cut, random);
@@ -64,10 +62,7 @@ impl Chooser {
         let mut floor = f32::NEG_INFINITY;
         for (chunk_index, chunk) in logits.chunks(LANES).enumerate() {
             // Equal to the floor is not enough: the tokens kept so far have lower ids.
-            if !chunk
-                .iter()
-                .fold(false, |any, &logit| any | (logit > floor))
-            {
+            if !chunk.iter().fold(false, |any, &logit| any | (logit > floor)) {
                 continue;
             }
             for (offset, &logit) in chunk.iter().enumerate() {
@@ -82,8 +77,7 @@ impl Chooser {
         }
         keep_largest(best, k);
         self.ids.clear();
-        self.ids
-            .extend(best.iter().map(|&key| index_of(key) as u32));
+        self.ids.extend(best.iter().map(|&key| index_of(key) as u32));
         self.ids.sort_unstable();
     }
 
@@ -122,10 +116,7 @@ impl Chooser {
     fn collect_from(&mut self, least: u32) {
         self.keys.clear();
         for (chunk_index, chunk) in self.weights.chunks(LANES).enumerate() {
-            if !chunk
-                .iter()
-                .fold(false, |any, &weight| any | (weight >= least))
-            {
+            if !chunk.iter().fold(false, |any, &weight| any | (weight >= least)) {
                 continue;
             }
             for (offset, &weight) in chunk.iter().enumerate() {
@@ -140,9 +131,7 @@ impl Chooser {
     fn draw(&self, cut: u64, random: u64) -> usize {
         // Of the weights equal to the cut's, those up to its index are kept.
         let least = (cut >> 32) as u32;
-        let (head, tail) = self
-            .weights
-            .split_at(self.weights.len().min(index_of(cut) + 1));
+        let (head, tail) = self.weights.split_at(self.weights.len().min(index_of(cut) + 1));
         let total = mass(head, least) + mass(tail, least + 1);
         let mut left = ((u128::from(random) * u128::from(total)) >> 64) as u64;
         for (part, start, least) in [(head, 0, least), (tail, head.len(), least + 1)] {
@@ -153,11 +142,7 @@ impl Chooser {
                     continue;
                 }
                 for (offset, &weight) in chunk.iter().enumerate() {
-                    let weight = if weight >= least {
-                        u64::from(weight)
-                    } else {
-                        0
-                    };
+                    let weight = if weight >= least { u64::from(weight) } else { 0 };
                     if left < weight {
                         return start + chunk_index * LANES + offset;
                     }
@@ -176,11 +161,7 @@ fn largest(logits: &[f32]) -> Result<f32, SamplingError> {
     let mut chunks = logits.chunks_exact(LANES);
     for chunk in &mut chunks {
         for lane in 0..LANES {
-            lanes[lane] = if chunk[lane] > lanes[lane] {
-                chunk[lane]
-            } else {
-                lanes[lane]
-            };
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
             // False for NaN as well.
             usable[lane] &= chunk[lane] < f32::INFINITY;
         }
@@ -188,35 +169,19 @@ fn largest(logits: &[f32]) -> Result<f32, SamplingError> {
     let rest = chunks.remainder();
     let usable = usable.iter().all(|&usable| usable) && rest.iter().all(|&l| l < f32::INFINITY);
     if !usable {
-        let bad = logits
-            .iter()
-            .copied()
-            .enumerate()
-            .find(|&(_, l)| l.is_nan() || l == f32::INFINITY);
+        let bad = logits.iter().copied().enumerate().find(|&(_, l)| l.is_nan() || l == f32::INFINITY);
         let (id, value) = bad.unwrap_or((0, f32::NAN));
         return Err(SamplingError::NotANumber { id, value });
     }
-    let largest = lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
-    if largest == f32::NEG_INFINITY {
-        Err(SamplingError::NoToken)
-    } else {
-        Ok(largest)
-    }
+    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    if largest == f32::NEG_INFINITY { Err(SamplingError::NoToken) } else { Ok(largest) }
 }
 
 /// A `u32` that orders as the float does (sign and magnitude to two's complement).
 fn ordered(value: f32) -> u32 {
     // Both zeros are the same logit.
     let bits = (value + 0.0).to_bits();
-    if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits | 1 << 31
-    }
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
 /// Orders by `rank`, then by falling index.
@@ -238,10 +203,7 @@ fn keep_largest(keys: &mut Vec<u64>, k: usize) {
 
 /// The sum of the weights from `least` on.
 fn mass(weights: &[u32], least: u32) -> u64 {
-    weights
-        .iter()
-        .map(|&weight| u64::from(if weight >= least { weight } else { 0 }))
-        .sum()
+    weights.iter().map(|&weight| u64::from(if weight >= least { weight } else { 0 })).sum()
 }
 
 const LANES: usize = 16;

@@ -59,9 +59,7 @@ impl From<SamplingError> for GenerateError {
     fn from(error: SamplingError) -> Self {
         use SamplingError::{BiasToken, BiasValue, LogitsLength, NoToken, NotANumber, Parameter};
         match error {
-            Parameter { .. } | BiasToken { .. } | BiasValue { .. } => {
-                Self::Invalid(error.to_string())
-            }
+            Parameter { .. } | BiasToken { .. } | BiasValue { .. } => Self::Invalid(error.to_string()),
             LogitsLength { .. } | NotANumber { .. } | NoToken => Self::Internal(error.to_string()),
         }
     }

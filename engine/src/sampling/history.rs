@@ -27,11 +27,7 @@ impl History {
             repetition_penalty: params.repetition_penalty,
             frequency_penalty: params.frequency_penalty,
             presence_penalty: params.presence_penalty,
-            window: if repeats {
-                params.repetition_window as usize
-            } else {
-                0
-            },
+            window: if repeats { params.repetition_window as usize } else { 0 },
             latest: VecDeque::new(),
             in_window: HashMap::new(),
             generated: HashMap::new(),

@@ -58,11 +58,7 @@ impl Sampler {
                 top_p: params.top_p,
                 min_p: params.min_p,
             },
-            bias: params
-                .logit_bias
-                .iter()
-                .map(|(&id, &bias)| (id as usize, bias))
-                .collect(),
+            bias: params.logit_bias.iter().map(|(&id, &bias)| (id as usize, bias)).collect(),
             history: History::new(params),
             seed: params.seed.unwrap_or_else(rand::random),
             accepted: 0,
@@ -94,11 +90,7 @@ impl Sampler {
         for &(id, bias) in &self.bias {
             logits[id] += bias;
         }
-        let random = if self.filters.temperature > 0.0 {
-            self.random()
-        } else {
-            0
-        };
+        let random = if self.filters.temperature > 0.0 { self.random() } else { 0 };
         self.chooser.choose(logits, &self.filters, random)
     }
 

@@ -30,8 +30,7 @@ pub(super) fn weight(x: f32) -> u32 {
     let high = p * scale * (ONE >> 8) as f32;
     let rounded = high + ROUND;
     let low = (high - (rounded - ROUND)) * 256.0 + ROUND;
-    (rounded.to_bits().wrapping_sub(ROUND_BITS) << 8)
-        .wrapping_add(low.to_bits().wrapping_sub(ROUND_BITS))
+    (rounded.to_bits().wrapping_sub(ROUND_BITS) << 8).wrapping_add(low.to_bits().wrapping_sub(ROUND_BITS))
 }
 
 /// 1.5 * 2^23: floats near it are 1 apart.
@@ -53,11 +52,7 @@ mod tests {
             let x = -(step as f32) * 0.0006;
             let exact = f64::from(ONE) * f64::from(x).exp();
             let error = (f64::from(weight(x)) - exact).abs();
-            assert!(
-                error <= 1.0 + 1e-6 * exact,
-                "exp({x}): {} for {exact}",
-                weight(x)
-            );
+            assert!(error <= 1.0 + 1e-6 * exact, "exp({x}): {} for {exact}", weight(x));
         }
     }
 

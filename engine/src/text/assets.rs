@@ -48,10 +48,7 @@ impl TextAssets {
     pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
         let tokenizer_path = dir.join("tokenizer.json");
         let Some(tokenizer) = read(&tokenizer_path)? else {
-            return Err(TextError::Missing {
-                mend: missing_mend(dir),
-                path: tokenizer_path,
-            });
+            return Err(TextError::Missing { mend: missing_mend(dir), path: tokenizer_path });
         };
         let config = Settings::read(dir, "tokenizer_config.json")?;
         let special = Settings::read(dir, "special_tokens_map.json")?;
@@ -79,9 +76,7 @@ impl TextAssets {
 fn eos_token_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
     for name in ["generation_config.json", "config.json"] {
         let settings = Settings::read(dir, name)?;
-        let nested = settings
-            .get("text_config")
-            .and_then(|text| text.get("eos_token_id"));
+        let nested = settings.get("text_config").and_then(|text| text.get("eos_token_id"));
         let Some(value) = settings.get("eos_token_id").or(nested) else {
             continue;
         };
@@ -90,10 +85,8 @@ fn eos_token_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
             Value::Array(values) => values.as_slice(),
             value => std::slice::from_ref(value),
         };
-        let ids: Option<BTreeSet<u32>> = values
-            .iter()
-            .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
-            .collect();
+        let ids: Option<BTreeSet<u32>> =
+            values.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect();
         return match ids {
             Some(ids) => Ok(ids.into_iter().collect()),
             None => Err(settings.malformed("eos_token_id must be a token id or a list of them")),
@@ -106,22 +99,14 @@ fn eos_token_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
 /// post-processor in `tokenizer.json`, whatever the setting says.
 fn add_bos(config: &Settings) -> Option<bool> {
     let class = config.get("tokenizer_class")?.as_str()?;
-    let obeys = ["Llama", "CodeLlama", "Gemma", "Cohere"]
-        .iter()
-        .any(|name| class.starts_with(name));
-    if obeys {
-        config.get("add_bos_token")?.as_bool()
-    } else {
-        None
-    }
+    let obeys = ["Llama", "CodeLlama", "Gemma", "Cohere"].iter().any(|name| class.starts_with(name));
+    if obeys { config.get("add_bos_token")?.as_bool() } else { None }
 }
 
 fn missing_mend(dir: &Path) -> String {
     let sentencepiece = dir.join("tokenizer.model").exists();
     match sentencepiece {
-        true => {
-            "convert tokenizer.model with transformers' AutoTokenizer and save_pretrained".into()
-        }
+        true => "convert tokenizer.model with transformers' AutoTokenizer and save_pretrained".into(),
         false => "fetch it from where the model came from".into(),
     }
 }
@@ -145,25 +130,21 @@ impl Templates {
         }
         for (file, slot) in [
             ("chat_template.jinja", &mut templates.chat),
-            (
-                "additional_chat_templates/tool_use.jinja",
-                &mut templates.tools,
-            ),
+            ("additional_chat_templates/tool_use.jinja", &mut templates.tools),
         ] {
             let path = dir.join(file);
             if let Some(bytes) = read(&path)? {
-                *slot = Some(String::from_utf8(bytes).map_err(|_| TextError::Malformed {
-                    path,
-                    reason: "not UTF-8".into(),
-                })?);
+                *slot = Some(
+                    String::from_utf8(bytes)
+                        .map_err(|_| TextError::Malformed { path, reason: "not UTF-8".into() })?,
+                );
             }
         }
         Ok(templates)
     }
 
     fn take(&mut self, value: &Value, from: &Settings) -> Result<(), TextError> {
-        let wrong =
-            || from.malformed("chat_template must be a string or a list of {name, template}");
+        let wrong = || from.malformed("chat_template must be a string or a list of {name, template}");
         match value {
             Value::Null => {}
             Value::String(text) => self.chat = Some(text.clone()),
@@ -193,17 +174,11 @@ impl Settings {
     fn read(dir: &Path, name: &str) -> Result<Self, TextError> {
         let path = dir.join(name);
         let Some(bytes) = read(&path)? else {
-            return Ok(Self {
-                path,
-                values: Map::new(),
-            });
+            return Ok(Self { path, values: Map::new() });
         };
         match serde_json::from_slice(&bytes) {
             Ok(values) => Ok(Self { path, values }),
-            Err(error) => Err(TextError::Malformed {
-                path,
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(TextError::Malformed { path, reason: error.to_string() }),
         }
     }
 
@@ -224,10 +199,7 @@ impl Settings {
     }
 
     fn malformed(&self, reason: &str) -> TextError {
-        TextError::Malformed {
-            path: self.path.clone(),
-            reason: reason.to_owned(),
-        }
+        TextError::Malformed { path: self.path.clone(), reason: reason.to_owned() }
     }
 }
 
@@ -235,9 +207,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(TextError::Unreadable {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(TextError::Unreadable { path: path.to_owned(), reason: error.to_string() }),
     }
 }

@@ -38,31 +38,19 @@ impl TextCodec {
     /// The tokenizer does not parse, has a decoder that is not supported, or has ids that the
     /// model does not embed.
     pub fn new(assets: &TextAssets, vocab_size: u32) -> Result<Self, TextError> {
-        let unusable = |reason: String| TextError::Tokenizer {
-            from: assets.source.clone(),
-            reason,
-        };
-        let config: Value = serde_json::from_slice(&assets.tokenizer)
-            .map_err(|error| unusable(error.to_string()))?;
+        let unusable = |reason: String| TextError::Tokenizer { from: assets.source.clone(), reason };
+        let config: Value =
+            serde_json::from_slice(&assets.tokenizer).map_err(|error| unusable(error.to_string()))?;
         let mut tokenizer = Tokenizer::from_bytes(&assets.tokenizer)
             .map_err(|error| unusable(one_line(&error.to_string())))?;
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| unusable(one_line(&error.to_string())))?;
+        tokenizer.with_truncation(None).map_err(|error| unusable(one_line(&error.to_string())))?;
         let pieces = Pieces::new(&tokenizer, &config).map_err(unusable)?;
-        match u32::try_from(pieces.len())
-            .unwrap_or(u32::MAX)
-            .checked_sub(1)
-        {
+        match u32::try_from(pieces.len()).unwrap_or(u32::MAX).checked_sub(1) {
             None => return Err(unusable("it has no tokens".into())),
             Some(highest_id) if highest_id >= vocab_size => {
                 let from = assets.source.clone();
-                return Err(TextError::Vocabulary {
-                    from,
-                    highest_id,
-                    vocab_size,
-                });
+                return Err(TextError::Vocabulary { from, highest_id, vocab_size });
             }
             Some(_) => {}
         }
@@ -93,19 +81,12 @@ impl TextCodec {
             Prompt::Text(text) => self.encode(text, true)?,
             Prompt::Tokens(tokens) => {
                 if let Some(&id) = tokens.iter().find(|&&id| id >= self.vocab_size) {
-                    return Err(PromptError::UnknownToken {
-                        id,
-                        vocab_size: self.vocab_size,
-                    });
+                    return Err(PromptError::UnknownToken { id, vocab_size: self.vocab_size });
                 }
                 tokens.clone()
             }
         };
-        if tokens.is_empty() {
-            Err(PromptError::Empty)
-        } else {
-            Ok(tokens)
-        }
+        if tokens.is_empty() { Err(PromptError::Empty) } else { Ok(tokens) }
     }
 
     /// The tokens of a text. Special tokens written in the text are recognised; `add_special`
@@ -121,8 +102,7 @@ impl TextCodec {
         let mut ids = encoding.get_ids().to_vec();
         if let (true, Some(bos), Some(wanted)) = (add_special, self.bos, self.add_bos) {
             // The mask is 1 for tokens added by the post-processor, 0 for those in the text.
-            let added =
-                ids.first() == Some(&bos) && encoding.get_special_tokens_mask().first() == Some(&1);
+            let added = ids.first() == Some(&bos) && encoding.get_special_tokens_mask().first() == Some(&1);
             match (wanted, added) {
                 (true, false) => ids.insert(0, bos),
                 (false, true) => drop(ids.remove(0)),
@@ -145,21 +125,14 @@ impl TextCodec {
     ///
     /// # Errors
     /// See [`TextCodec::render_chat`].
-    pub fn render_chat_at(
-        &self,
-        chat: &ChatPrompt,
-        now: SystemTime,
-    ) -> Result<String, PromptError> {
+    pub fn render_chat_at(&self, chat: &ChatPrompt, now: SystemTime) -> Result<String, PromptError> {
         self.templates.render(chat, now)
     }
 
     /// The text of tokens, decoded at once: what a [`Detokenizer`] gives out piece by piece.
     pub fn decode(&self, tokens: &[u32], options: DetokenizeOptions) -> String {
         let mut detokenizer = self.detokenizer(options);
-        let mut text: String = tokens
-            .iter()
-            .map(|&token| detokenizer.push(token))
-            .collect();
+        let mut text: String = tokens.iter().map(|&token| detokenizer.push(token)).collect();
         text.push_str(&detokenizer.finish());
         text
     }

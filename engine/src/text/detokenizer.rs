@@ -32,17 +32,8 @@ pub struct Detokenizer {
 
 impl Detokenizer {
     pub(super) fn new(pieces: Arc<Pieces>, options: DetokenizeOptions) -> Self {
-        let strip_left = if options.continues {
-            0
-        } else {
-            pieces.strip_left
-        };
-        Self {
-            pieces,
-            skip_special: options.skip_special,
-            strip_left,
-            incomplete: Vec::new(),
-        }
+        let strip_left = if options.continues { 0 } else { pieces.strip_left };
+        Self { pieces, skip_special: options.skip_special, strip_left, incomplete: Vec::new() }
     }
 
     /// Takes one token and returns the characters it completes; empty while there are none.
@@ -73,11 +64,7 @@ impl Detokenizer {
         if self.strip_left > 0 && !text.is_empty() {
             let spaces = text.bytes().take_while(|&byte| byte == b' ').count();
             let cut = spaces.min(self.strip_left);
-            self.strip_left = if cut == text.len() {
-                self.strip_left - cut
-            } else {
-                0
-            };
+            self.strip_left = if cut == text.len() { self.strip_left - cut } else { 0 };
             text.drain(..cut);
         }
         text

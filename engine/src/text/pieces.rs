@@ -107,10 +107,7 @@ impl Decoder {
     }
 
     fn add(&mut self, config: &Value) -> Result<(), String> {
-        let kind = config
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or("without a type");
+        let kind = config.get("type").and_then(Value::as_str).unwrap_or("without a type");
         let text = |key: &str| config.get(key).and_then(Value::as_str);
         let refused = || Err(format!("its decoder ({config}) is not supported"));
         match kind {
@@ -149,10 +146,7 @@ impl Decoder {
     }
 
     fn replace(&mut self, pattern: &str, content: &str) {
-        self.steps.push(Step::Replace {
-            pattern: pattern.to_owned(),
-            content: content.to_owned(),
-        });
+        self.steps.push(Step::Replace { pattern: pattern.to_owned(), content: content.to_owned() });
     }
 
     fn append(&self, token: &str, out: &mut Vec<u8>) {
@@ -181,11 +175,7 @@ impl Decoder {
 
 fn fallback_byte(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if hex.len() == 2 {
-        u8::from_str_radix(hex, 16).ok()
-    } else {
-        None
-    }
+    if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
 }
 
 /// The byte a character of byte-level BPE stands for: printable Latin-1 characters stand for
@@ -195,9 +185,7 @@ fn byte_of(c: char) -> Option<u8> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     match u32::from(c) {
         code @ 0..=0xFF => u8::try_from(code).ok().filter(|&byte| printable(byte)),
-        code @ 0x100..=0x143 => (0..=u8::MAX)
-            .filter(|&byte| !printable(byte))
-            .nth(code as usize - 0x100),
+        code @ 0x100..=0x143 => (0..=u8::MAX).filter(|&byte| !printable(byte)).nth(code as usize - 0x100),
         _ => None,
     }
 }

@@ -28,24 +28,14 @@ pub struct StopStep {
 impl StopMatcher {
     /// Watches for any of `stops`; empty strings are ignored.
     pub fn new(stops: &[String]) -> Self {
-        let patterns = stops
-            .iter()
-            .filter(|stop| !stop.is_empty())
-            .map(|stop| Pattern::new(stop));
-        Self {
-            patterns: patterns.collect(),
-            held: String::new(),
-            matched: false,
-        }
+        let patterns = stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Pattern::new(stop));
+        Self { patterns: patterns.collect(), held: String::new(), matched: false }
     }
 
     /// Takes more text and returns what may be given out.
     pub fn push(&mut self, text: &str) -> StopStep {
         if self.matched {
-            return StopStep {
-                text: String::new(),
-                stopped: true,
-            };
+            return StopStep { text: String::new(), stopped: true };
         }
         let begin = self.held.len();
         let mut buffer = std::mem::take(&mut self.held);
@@ -60,23 +50,12 @@ impl StopMatcher {
             if longest > 0 {
                 self.matched = true;
                 buffer.truncate(begin + offset + 1 - longest);
-                return StopStep {
-                    text: buffer,
-                    stopped: true,
-                };
+                return StopStep { text: buffer, stopped: true };
             }
         }
-        let hold = self
-            .patterns
-            .iter()
-            .map(|pattern| pattern.matched)
-            .max()
-            .unwrap_or(0);
+        let hold = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
         self.held = buffer.split_off(buffer.len() - hold);
-        StopStep {
-            text: buffer,
-            stopped: false,
-        }
+        StopStep { text: buffer, stopped: false }
     }
 
     /// Ends the text: returns what was held back, which no stop string claimed.
@@ -109,11 +88,7 @@ impl Pattern {
             length += usize::from(text[i] == text[length]);
             borders[i] = length;
         }
-        Self {
-            text,
-            borders,
-            matched: 0,
-        }
+        Self { text, borders, matched: 0 }
     }
 
     /// Takes one byte; true when the stream now ends with the pattern.

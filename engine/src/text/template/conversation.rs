@@ -20,11 +20,7 @@ impl<'a> Conversation<'a> {
     /// # Errors
     /// The message names the field, the rule and the value.
     pub(super) fn new(chat: &'a ChatPrompt) -> Result<Self, PromptError> {
-        let messages = chat
-            .messages
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let messages = chat.messages.as_array().map(Vec::as_slice).unwrap_or_default();
         if messages.is_empty() {
             return Err(wrong("messages must be a list of at least one message"));
         }
@@ -48,28 +44,19 @@ impl<'a> Conversation<'a> {
         };
         for name in ["messages", "tools"] {
             if variables.is_some_and(|variables| variables.contains_key(name)) {
-                return Err(wrong(&format!(
-                    "template variables must not replace {name}"
-                )));
+                return Err(wrong(&format!("template variables must not replace {name}")));
             }
         }
         Ok(Self { chat, messages })
     }
 
     pub(super) fn has_tools(&self) -> bool {
-        self.chat
-            .tools
-            .as_array()
-            .is_some_and(|tools| !tools.is_empty())
+        self.chat.tools.as_array().is_some_and(|tools| !tools.is_empty())
     }
 
     /// The tools, or none: an empty list means no tools, as in OpenAI's API.
     pub(super) fn tools(&self) -> Jinja {
-        if self.has_tools() {
-            Jinja::from_serialize(&self.chat.tools)
-        } else {
-            Jinja::from(())
-        }
+        if self.has_tools() { Jinja::from_serialize(&self.chat.tools) } else { Jinja::from(()) }
     }
 
     pub(super) fn variables(&self) -> Jinja {
@@ -135,9 +122,7 @@ fn with_content(message: &Value, content: Value) -> Value {
         let Some(arguments) = call.pointer_mut("/function/arguments") else {
             continue;
         };
-        let parsed = arguments
-            .as_str()
-            .map(serde_json::from_str::<Map<String, Value>>);
+        let parsed = arguments.as_str().map(serde_json::from_str::<Map<String, Value>>);
         if let Some(Ok(object)) = parsed {
             *arguments = Value::Object(object);
         }

@@ -24,9 +24,7 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |value: &Value| python::text(value));
-    environment.add_test("iterable", |value: &Value| {
-        has_length(value) || value.is_undefined()
-    });
+    environment.add_test("iterable", |value: &Value| has_length(value) || value.is_undefined());
     environment.add_test("sequence", has_length);
     environment.add_function("raise_exception", raise_exception);
     environment
@@ -70,9 +68,7 @@ pub(super) fn without_generation_tags(source: &str) -> String {
             break;
         };
         let (tag, after) = tag.split_at(end + 2);
-        let inner = tag[2..end]
-            .trim_start_matches(['-', '+'])
-            .trim_end_matches(['-', '+']);
+        let inner = tag[2..end].trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
         match inner.trim() {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
@@ -115,12 +111,7 @@ fn print(out: &mut Output<'_>, _: &State<'_, '_>, value: &Value) -> Result<(), E
 }
 
 /// Python's methods; `pycompat` has most.
-fn method(
-    state: &State<'_, '_>,
-    value: &Value,
-    name: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         match name {
             "removeprefix" => {
@@ -139,15 +130,10 @@ fn method(
 
 /// `json.dumps(x, ensure_ascii=False)`, with Hugging Face's keyword arguments.
 fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let mut json = Json {
-        sort_keys: options.get::<Option<bool>>("sort_keys")? == Some(true),
-        ..Json::default()
-    };
+    let mut json =
+        Json { sort_keys: options.get::<Option<bool>>("sort_keys")? == Some(true), ..Json::default() };
     json.ascii = options.get::<Option<bool>>("ensure_ascii")? == Some(true);
-    if let Some(indent) = options
-        .get::<Option<Value>>("indent")?
-        .filter(|indent| !indent.is_none())
-    {
+    if let Some(indent) = options.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
         json.indent = Some(match indent.kind() {
             ValueKind::String => indent.to_string(),
             _ => " ".repeat(usize::try_from(indent)?),
@@ -155,12 +141,8 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
         json.item_separator = ",".into();
     }
     if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
-        let [item, key] = <[String; 2]>::try_from(separators).map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidOperation,
-                "tojson: separators must be two strings",
-            )
-        })?;
+        let [item, key] = <[String; 2]>::try_from(separators)
+            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two strings"))?;
         (json.item_separator, json.key_separator) = (item, key);
     }
     options.assert_all_used()?;

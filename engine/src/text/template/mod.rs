@@ -32,11 +32,7 @@ impl SpecialTokens {
             ("unk_token", &assets.unk_token),
             ("pad_token", &assets.pad_token),
         ];
-        Self(
-            all.into_iter()
-                .filter_map(|(name, text)| Some((name, text.clone()?)))
-                .collect(),
-        )
+        Self(all.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))).collect())
     }
 }
 
@@ -68,20 +64,11 @@ impl ChatTemplates {
                 tracing::warn!(from = assets.source, %error, "chat template does not parse");
             }
             let broken = broken.map(|error| describe(&error));
-            Some(Template {
-                name,
-                broken,
-                wants_parts: OnceLock::new(),
-            })
+            Some(Template { name, broken, wants_parts: OnceLock::new() })
         };
         let chat = add("chat", &assets.chat_template);
         let tools = add("tools", &assets.tool_template);
-        Self {
-            environment,
-            special,
-            chat,
-            tools,
-        }
+        Self { environment, special, chat, tools }
     }
 
     pub(super) fn is_present(&self) -> bool {
@@ -95,16 +82,11 @@ impl ChatTemplates {
             true => (&self.tools, &self.chat),
             false => (&self.chat, &self.tools),
         };
-        let template = first
-            .as_ref()
-            .or(second.as_ref())
-            .ok_or(PromptError::NoTemplate)?;
+        let template = first.as_ref().or(second.as_ref()).ok_or(PromptError::NoTemplate)?;
         if let Some(reason) = &template.broken {
             return Err(PromptError::BrokenTemplate(reason.clone()));
         }
-        let wants_parts = template
-            .wants_parts
-            .get_or_init(|| self.wants_parts(template, now));
+        let wants_parts = template.wants_parts.get_or_init(|| self.wants_parts(template, now));
         let messages = match wants_parts {
             true => conversation.messages_with_parts(),
             false => conversation.messages_with_strings()?,
@@ -123,8 +105,7 @@ impl ChatTemplates {
             };
             Conversation::new(&chat).is_ok_and(|conversation| {
                 let messages = Value::from_serialize(&chat.messages);
-                self.run(template, &conversation, messages, now)
-                    .is_ok_and(|text| text.contains(needle))
+                self.run(template, &conversation, messages, now).is_ok_and(|text| text.contains(needle))
             })
         };
         !shows(json!(needle)) && shows(json!([{ "type": "text", "text": needle }]))
@@ -148,9 +129,7 @@ impl ChatTemplates {
             conversation.variables(),
             context! { messages, tools => conversation.tools() },
         ]);
-        self.environment
-            .get_template(template.name)?
-            .render(variables)
+        self.environment.get_template(template.name)?.render(variables)
     }
 }
 

@@ -123,11 +123,7 @@ impl Json {
             ValueKind::String => self.write_string(key.as_str().unwrap_or_default(), out),
             ValueKind::None => out.push_str("\"null\""),
             ValueKind::Bool => {
-                out.push_str(if key.is_true() {
-                    "\"true\""
-                } else {
-                    "\"false\""
-                });
+                out.push_str(if key.is_true() { "\"true\"" } else { "\"false\"" });
             }
             _ => self.write_string(&text(key), out),
         }
@@ -171,11 +167,7 @@ fn quoted(value: &Value) -> String {
     let Some(text_value) = value.as_str() else {
         return text(value);
     };
-    let quote = if text_value.contains('\'') && !text_value.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text_value.contains('\'') && !text_value.contains('"') { '"' } else { '\'' };
     let mut out = String::from(quote);
     for c in text_value.chars() {
         match c {
