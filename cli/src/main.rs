@@ -1,2 +1,38 @@
-//! stub
-fn main() {}
+//! The `mlxcel` program: parses what a person typed, sets up logging, runs one command.
+//!
+//! Wiring only; each command is a file under `commands`.
+
+mod args;
+mod commands;
+mod logging;
+mod sys;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let long_running =
+        matches!(cli.command, Command::Serve(_) | Command::Node(_) | Command::Router(_) | Command::Worker(_));
+    logging::init(cli.verbose, long_running);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure(&anyhow::anyhow!("cannot start the runtime: {error}")),
+    };
+    let result = runtime.block_on(commands::run(cli.command));
+    // A REPL or a model load may still sit in a blocking thread; the process ends without it.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => failure(&error),
+    }
+}
+
+fn failure(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

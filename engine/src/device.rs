@@ -109,7 +109,7 @@ impl Device {
             },
             index: u32::try_from(self.inner.index).unwrap_or(0),
             name: described.name.unwrap_or_else(|| if self.is_gpu() { "GPU" } else { "CPU" }.to_owned()),
-            memory_bytes: described.memory_bytes.unwrap_or(0),
+            memory_bytes: described.memory_bytes.unwrap_or_else(host_memory_bytes),
             driver: driver(&described.properties),
             mlx_version: mlx::version(),
         }
@@ -134,6 +134,13 @@ impl Device {
             count => Err(DeviceError::NoSuchGpu { index, count }),
         }
     }
+}
+
+/// The memory of this host, which MLX does not report for a CPU.
+fn host_memory_bytes() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    system.total_memory()
 }
 
 /// What the backend says of its driver, for people.

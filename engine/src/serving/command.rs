@@ -17,6 +17,8 @@ pub(super) enum Command {
 pub(super) struct Start {
     pub(super) id: String,
     pub(super) prompt: Vec<u32>,
+    /// The output continues a text rather than answering a conversation.
+    pub(super) continues: bool,
     pub(super) sampling: SamplingParams,
     pub(super) limits: Limits,
     pub(super) events: EventSink,

@@ -54,7 +54,8 @@ impl Sequence {
             id: start.id,
             sampler,
             events: start.events,
-            detokenizer: codec.detokenizer(DetokenizeOptions { skip_special: true, continues: false }),
+            detokenizer: codec
+                .detokenizer(DetokenizeOptions { skip_special: true, continues: start.continues }),
             stops: StopMatcher::new(&start.limits.stop),
             eos,
             prompt_tokens,

@@ -13,7 +13,7 @@ use super::step::run_step;
 use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
 use crate::kv::KvCache;
-use crate::request::{Event, GenerateError, Request};
+use crate::request::{Event, GenerateError, Prompt, Request};
 use crate::schedule::{Scheduler, SchedulerLimits, SequenceId};
 use crate::text::TextCodec;
 
@@ -62,8 +62,14 @@ impl Engine for EngineHandle {
             Ok(prompt) => prompt,
             Err(error) => return events(Event::Failed(GenerateError::Invalid(error.to_string()))),
         };
-        let start =
-            Start { id: request.id, prompt, sampling: request.sampling, limits: request.limits, events };
+        let start = Start {
+            continues: !matches!(request.prompt, Prompt::Chat(_)),
+            id: request.id,
+            prompt,
+            sampling: request.sampling,
+            limits: request.limits,
+            events,
+        };
         if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
             let gone = GenerateError::Internal("the engine has ended; load the model again".to_owned());
             (start.events)(Event::Failed(gone));

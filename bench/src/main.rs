@@ -1,0 +1,74 @@
+//! `engine-speed`: prefill and decode rates of one engine, one JSON line a case.
+//!
+//! Drives the engine through its public trait with token prompts, so that the figures hold what a
+//! request really costs. The peers run beside it from the scripts in this directory.
+
+mod measure;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use mlxcel_engine::{DeviceChoice, LoadOptions, Quantization, load};
+use serde_json::json;
+
+use measure::{Case, median_run};
+
+/// Measure an engine.
+#[derive(Debug, Parser)]
+struct Args {
+    /// A checkpoint directory or GGUF file.
+    #[arg(short, long)]
+    model: PathBuf,
+    /// Prompt lengths to prefill, in tokens.
+    #[arg(long, value_delimiter = ',', default_values_t = [32, 128, 512])]
+    prefill: Vec<u32>,
+    /// Tokens to decode after a prompt of `--context` tokens; 0 for none.
+    #[arg(long, default_value_t = 128)]
+    decode: u32,
+    /// Prompt length before decoding.
+    #[arg(long, default_value_t = 32)]
+    context: u32,
+    /// Sequences decoded side by side.
+    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    sequences: Vec<u32>,
+    /// Runs of each case; the median is printed.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Run on the CPU in a GPU build.
+    #[arg(long)]
+    cpu: bool,
+    /// Quantise while loading to this many bits, in groups of 64.
+    #[arg(long)]
+    quantize: Option<u32>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let options = LoadOptions {
+        device: if args.cpu { DeviceChoice::Cpu } else { DeviceChoice::Default },
+        quantize: args.quantize.map(|bits| Quantization { bits, group_size: 64 }),
+        max_sequences: args.sequences.iter().max().copied(),
+        ..LoadOptions::default()
+    };
+    let engine = load(&args.model, &options, &mut |_| {})?;
+    for &prompt in &args.prefill {
+        let case = Case { prompt, decode: 1, sequences: 1 };
+        let run = median_run(engine.as_ref(), case, args.runs)?;
+        println!("{}", json!({"case": "prefill", "tokens": prompt, "tokens_per_second": run.prefill_rate}));
+    }
+    if args.decode > 0 {
+        for &sequences in &args.sequences {
+            let case = Case { prompt: args.context, decode: args.decode, sequences };
+            let run = median_run(engine.as_ref(), case, args.runs)?;
+            println!(
+                "{}",
+                json!({
+                    "case": "decode", "context": args.context, "tokens": args.decode,
+                    "sequences": sequences, "tokens_per_second": run.decode_rate,
+                })
+            );
+        }
+    }
+    Ok(())
+}

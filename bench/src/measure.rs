@@ -1,0 +1,88 @@
+//! One case: the same request several times, and the median of its rates.
+
+use std::sync::mpsc;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use mlxcel_engine::{Engine, Event, Finish, Limits, Prompt, Request, SamplingParams};
+
+/// What to measure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    /// Tokens of each prompt.
+    pub(crate) prompt: u32,
+    /// Tokens each sequence generates.
+    pub(crate) decode: u32,
+    /// Sequences side by side.
+    pub(crate) sequences: u32,
+}
+
+/// Rates of one run, tokens a second over all sequences.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rates {
+    pub(crate) prefill_rate: f64,
+    pub(crate) decode_rate: f64,
+}
+
+/// Runs `case` once to warm up and `runs` times for the median.
+pub(crate) fn median_run(engine: &dyn Engine, case: Case, runs: usize) -> Result<Rates> {
+    run(engine, case, 0)?;
+    let rates = (0..runs.max(1)).map(|index| run(engine, case, index + 1)).collect::<Result<Vec<_>>>()?;
+    Ok(Rates {
+        prefill_rate: median(rates.iter().map(|rate| rate.prefill_rate).collect()),
+        decode_rate: median(rates.iter().map(|rate| rate.decode_rate).collect()),
+    })
+}
+
+fn run(engine: &dyn Engine, case: Case, salt: usize) -> Result<Rates> {
+    let (sender, events) = mpsc::channel();
+    for sequence in 0..case.sequences {
+        let sender = sender.clone();
+        // The receiver lives until every request has ended.
+        let sink = Box::new(move |event| drop(sender.send((sequence, Instant::now(), event))));
+        engine.submit(request(case, sequence, salt), sink);
+    }
+    drop(sender);
+    let mut finished: Vec<Finish> = Vec::new();
+    let (mut tokens_after_all_began, mut all_began, mut last) = (0u32, None, Instant::now());
+    let mut began = std::collections::BTreeSet::new();
+    for (sequence, at, event) in events {
+        match event {
+            Event::Started { .. } => {}
+            Event::Delta { token_ids, .. } => {
+                last = at;
+                began.insert(sequence);
+                if all_began.is_some() {
+                    tokens_after_all_began += u32::try_from(token_ids.len())?;
+                } else if began.len() == case.sequences as usize {
+                    all_began = Some(at);
+                }
+            }
+            Event::Finished(finish) => finished.push(finish),
+            Event::Failed(error) => bail!("a request failed: {error}"),
+        }
+    }
+    let prefill = finished.iter().map(|finish| finish.prefill.as_secs_f64()).fold(0.0, f64::max);
+    let decode = all_began.map_or(0.0, |begun: Instant| last.duration_since(begun).as_secs_f64());
+    Ok(Rates {
+        prefill_rate: f64::from(case.prompt * case.sequences) / prefill,
+        decode_rate: f64::from(tokens_after_all_began) / decode.max(f64::MIN_POSITIVE),
+    })
+}
+
+/// A prompt no other run shares, of tokens every vocabulary here has.
+fn request(case: Case, sequence: u32, salt: usize) -> Request {
+    let start = sequence.wrapping_mul(7919).wrapping_add(u32::try_from(salt).unwrap_or(0) * 104_729);
+    let token = |index: u32| 5 + start.wrapping_add(index.wrapping_mul(2_654_435_761)) % 30_000;
+    Request {
+        id: format!("{salt}-{sequence}"),
+        prompt: Prompt::Tokens((0..case.prompt).map(token).collect()),
+        sampling: SamplingParams::default(),
+        limits: Limits { max_tokens: Some(case.decode), stop: Vec::new(), ignore_eos: true },
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

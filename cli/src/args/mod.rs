@@ -1,0 +1,152 @@
+//! What a person types: the subcommands and their flags.
+//!
+//! Flag names follow llama.cpp where it has them. Parses and validates; `commands` acts.
+
+mod model;
+mod network;
+mod sampling;
+
+pub(crate) use model::{LoadingArgs, ModelArgs, PromptArgs, parse_device};
+pub(crate) use network::{ClusterArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs};
+pub(crate) use sampling::SamplingArgs;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use mlxcel_engine::checkpoint::TensorDtype;
+
+/// Any mix of hosts as one OpenAI-compatible endpoint, on Apple's MLX engine.
+#[derive(Debug, Parser)]
+#[command(name = "mlxcel", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// More log lines on standard error: -v for info, -vv for debug. `MLXCEL_LOG` overrides it.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Chat with a model in the terminal, or answer one prompt with -p.
+    Run(RunArgs),
+    /// Answer one prompt and report speed.
+    Generate(GenerateArgs),
+    /// Serve the OpenAI API from this host: a router and a node in one command.
+    Serve(ServeArgs),
+    /// Offer this host's devices to a router.
+    Node(NodeArgs),
+    /// Be the front door: find nodes and serve the OpenAI API over them.
+    Router(RouterArgs),
+    /// Fetch a model into the store.
+    Download(DownloadArgs),
+    /// List the models in the store.
+    List(ListArgs),
+    /// Remove a model from the store.
+    Rm(RmArgs),
+    /// Show what a model needs: weights, KV cache, memory; and what this host has.
+    Inspect(InspectArgs),
+    /// List the supported architectures.
+    Arch(ListArgs),
+    /// Write a model as an MLX checkpoint.
+    Convert(ConvertArgs),
+    /// One device's worker process; started by `mlxcel node`.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
+/// `mlxcel run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Answer this and exit, instead of opening a conversation.
+    #[arg(short, long)]
+    pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: PromptArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+/// `mlxcel generate`.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The prompt; read from standard input when absent.
+    #[arg(short, long)]
+    pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: PromptArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Print one JSON object with text, token ids and timings instead of the text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mlxcel download`.
+#[derive(Debug, Args)]
+pub(crate) struct DownloadArgs {
+    /// An alias, or `owner/name[@revision]` on the hub.
+    pub(crate) model: String,
+    /// Print one JSON object instead of a line of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mlxcel list` and `mlxcel arch`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Print a JSON array.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mlxcel rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The model, as `mlxcel list` names it.
+    pub(crate) model: String,
+}
+
+/// `mlxcel inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mlxcel convert`.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The model: an alias, `owner/name`, a directory, or a GGUF file.
+    #[arg(short, long)]
+    pub(crate) model: String,
+    /// The directory to create.
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Quantise float weights to this many bits (2, 3, 4, 5, 6 or 8).
+    #[arg(long, value_name = "BITS")]
+    pub(crate) quantize: Option<u32>,
+    /// Weights that share a scale (32, 64 or 128).
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "quantize")]
+    pub(crate) group_size: u32,
+    /// Write floats as f16, bf16 or f32; as they are by default.
+    #[arg(long, value_parser = parse_dtype)]
+    pub(crate) dtype: Option<TensorDtype>,
+}
+
+fn parse_dtype(text: &str) -> Result<TensorDtype, String> {
+    match text {
+        "f16" => Ok(TensorDtype::F16),
+        "bf16" => Ok(TensorDtype::BF16),
+        "f32" => Ok(TensorDtype::F32),
+        _ => Err("a dtype is f16, bf16 or f32".to_owned()),
+    }
+}

@@ -1,0 +1,101 @@
+//! Which model, on which device, and the options of a prompt.
+
+use clap::Args;
+use mlxcel_engine::{DeviceChoice, Limits, LoadOptions, Quantization};
+
+/// Which model to load, and how, for one engine in this process.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModelArgs {
+    /// An alias, `owner/name[@revision]` on the hub, a directory, or a GGUF file.
+    #[arg(short, long, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// Where to run: `auto`, `cpu`, `gpu` or `gpu:N`.
+    #[arg(long, default_value = "auto", value_parser = checked_device)]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) loading: LoadingArgs,
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LoadingArgs {
+    /// Quantise float weights while loading to this many bits (2, 3, 4, 5, 6 or 8).
+    #[arg(long, value_name = "BITS")]
+    pub(crate) quantize: Option<u32>,
+    /// Weights that share a scale when quantising (32, 64 or 128).
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "quantize")]
+    pub(crate) group_size: u32,
+    /// Longest prompt plus output in tokens; the model's own limit by default.
+    #[arg(short, long, value_name = "TOKENS")]
+    pub(crate) ctx_size: Option<u32>,
+}
+
+impl ModelArgs {
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        let loading = &self.loading;
+        LoadOptions {
+            // The text was checked when it was parsed.
+            device: parse_device(&self.device).unwrap_or_default(),
+            quantize: loading.quantize.map(|bits| Quantization { bits, group_size: loading.group_size }),
+            context_tokens: loading.ctx_size,
+            ..LoadOptions::default()
+        }
+    }
+}
+
+/// Options of a prompt.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PromptArgs {
+    /// Most tokens to generate; until the model stops or the context is full by default.
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", visible_alias = "n-predict")]
+    pub(crate) max_tokens: Option<u32>,
+    /// A system message before the conversation.
+    #[arg(long, value_name = "TEXT", conflicts_with = "no_chat_template")]
+    pub(crate) system: Option<String>,
+    /// Give the model the prompt as it is.
+    #[arg(long)]
+    pub(crate) no_chat_template: bool,
+    /// End before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Go on past end-of-sequence tokens.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+impl PromptArgs {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), ignore_eos: self.ignore_eos }
+    }
+}
+
+/// A device as a person names it.
+pub(crate) fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Default),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "gpu" => Ok(DeviceChoice::Gpu(0)),
+        _ => text
+            .strip_prefix("gpu:")
+            .and_then(|index| index.parse().ok())
+            .map(DeviceChoice::Gpu)
+            .ok_or_else(|| "a device is auto, cpu, gpu or gpu:N".to_owned()),
+    }
+}
+
+/// The text itself, once it is known to name a device.
+pub(crate) fn checked_device(text: &str) -> Result<String, String> {
+    parse_device(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_parsed_or_refused_with_the_choices() {
+        assert_eq!(parse_device("auto"), Ok(DeviceChoice::Default));
+        assert_eq!(parse_device("gpu:3"), Ok(DeviceChoice::Gpu(3)));
+        assert!(parse_device("tpu").is_err_and(|error| error.contains("gpu:N")));
+    }
+}

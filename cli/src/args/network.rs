@@ -1,0 +1,113 @@
+//! Flags of the commands that open sockets.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use super::model::checked_device;
+use super::{LoadingArgs, ModelArgs};
+
+/// Who is in the cluster.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClusterArgs {
+    /// A secret shared by routers and nodes; without it the first router to find a node claims it.
+    #[arg(long, env = "MLXCEL_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Connect to HOST:PORT as well as to what multicast finds; may be given several times.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) join: Vec<String>,
+    /// Neither announce nor look for anything by mDNS.
+    #[arg(long)]
+    pub(crate) no_mdns: bool,
+    /// Where identity and trust are kept.
+    #[arg(long, value_name = "DIR", env = "MLXCEL_STATE_DIR")]
+    pub(crate) state_dir: Option<std::path::PathBuf>,
+    /// A name for people; the host's name by default.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+/// `mlxcel router`.
+#[derive(Debug, Args)]
+pub(crate) struct RouterArgs {
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
+    /// Port on which nodes reach the router; any free one by default.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) control_port: u16,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Where the OpenAI API is served.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HttpArgs {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 for any free one.
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Refuse requests without this bearer token.
+    #[arg(long, env = "MLXCEL_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Seconds to let running requests finish after the first Ctrl-C or SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
+}
+
+/// `mlxcel node`.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// A model to load at once; may be given several times. Others are loaded when asked for.
+    #[arg(short, long)]
+    pub(crate) model: Vec<String>,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; any free one by default.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Where to run: `auto`, `cpu`, `gpu` or `gpu:N`; all GPUs in a GPU build by default.
+    #[arg(long, default_value = "auto", value_parser = checked_device)]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) loading: LoadingArgs,
+    /// Take whole requests only, never a part of a distributed one.
+    #[arg(long)]
+    pub(crate) standalone: bool,
+    /// Forget the cluster that claimed this node, then start.
+    #[arg(long)]
+    pub(crate) forget_cluster: bool,
+    /// Seconds to let running requests finish after the first Ctrl-C or SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// `mlxcel serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The name requests use; the model's own by default.
+    #[arg(short, long)]
+    pub(crate) alias: Option<String>,
+    /// Where identity and trust are kept.
+    #[arg(long, value_name = "DIR", env = "MLXCEL_STATE_DIR")]
+    pub(crate) state_dir: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
+}
+
+/// `mlxcel worker`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// Where to run: `auto`, `cpu`, `gpu` or `gpu:N`.
+    #[arg(long, default_value = "auto", value_parser = checked_device)]
+    pub(crate) device: String,
+    /// Index under which the device is reported.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) index: u32,
+}

@@ -1,0 +1,64 @@
+//! One request on a local engine, streamed to a callback, ended early by Ctrl-C.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use mlxcel_engine::{Engine, Event, Finish, Request};
+use tokio::sync::mpsc;
+
+/// What a request produced.
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) token_ids: Vec<u32>,
+    pub(crate) finish: Finish,
+}
+
+/// Runs `request` to its end, giving each piece of text to `on_text` as it comes.
+pub(crate) async fn generate(
+    engine: &dyn Engine,
+    request: Request,
+    on_text: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Answer> {
+    let id = request.id.clone();
+    let (sender, mut events) = mpsc::unbounded_channel();
+    // The receiver outlives the request, so that a failed send cannot lose an event.
+    engine.submit(request, Box::new(move |event| drop(sender.send(event))));
+    let (mut text, mut token_ids) = (String::new(), Vec::new());
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                engine.cancel(&id);
+                continue;
+            }
+        };
+        match event {
+            Some(Event::Started { .. }) => {}
+            Some(Event::Delta { text: piece, token_ids: ids }) => {
+                on_text(&piece)?;
+                text.push_str(&piece);
+                token_ids.extend(ids);
+            }
+            Some(Event::Finished(finish)) => return Ok(Answer { text, token_ids, finish }),
+            Some(Event::Failed(error)) => return Err(error.into()),
+            None => anyhow::bail!("the engine ended before the request did"),
+        }
+    }
+}
+
+/// Tokens a second, for people; zero when no time passed.
+pub(crate) fn rate(tokens: u32, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() { 0.0 } else { f64::from(tokens) / elapsed.as_secs_f64() }
+}
+
+/// One line on speed.
+pub(crate) fn speed(finish: &Finish) -> String {
+    format!(
+        "prompt {} tokens, {:.1} tok/s; output {} tokens, {:.1} tok/s",
+        finish.prompt_tokens,
+        rate(finish.prompt_tokens, finish.prefill),
+        finish.completion_tokens,
+        rate(finish.completion_tokens.saturating_sub(1), finish.decode),
+    )
+}

@@ -1,0 +1,170 @@
+//! `mlxcel serve`, `node`, `router`, and the worker processes a node starts.
+//!
+//! Turns arguments into options, waits for the wish to end, and drains. A line on standard output
+//! says where each listens; everything else is logged.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use mlxcel_cluster_config::claim::Claim;
+use mlxcel_cluster_config::paths::{node_dir, state_dir};
+use mlxcel_engine::Device;
+use mlxcel_model_store::StoreOptions;
+use mlxcel_node::worker::{MlxLoader, WorkerOptions, run_process};
+use mlxcel_node::{Node, NodeOptions, RunningNode, WorkerProgram};
+use mlxcel_protocol::v1::{LoadModelRequest, load_progress};
+use mlxcel_router::{Router, RouterOptions};
+
+use crate::args::{ClusterArgs, LoadingArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs, parse_device};
+use crate::sys::shutdown_requested;
+use crate::terminal::Progress;
+
+pub(crate) async fn router(args: RouterArgs) -> Result<()> {
+    let mut options = RouterOptions::new(state(&args.cluster)?);
+    options.listen = SocketAddr::new(args.http.host, args.http.port);
+    options.control_listen.set_port(args.control_port);
+    options.api_key = args.http.api_key;
+    options.token = args.cluster.token;
+    options.join = args.cluster.join;
+    options.mdns = !args.cluster.no_mdns;
+    options.name = args.cluster.name.unwrap_or(options.name);
+    let router = Router::start(options).await?;
+    println!(
+        "router: OpenAI API on http://{}/v1, nodes on port {}",
+        router.local_addr(),
+        router.control_addr().port()
+    );
+    shutdown_requested().await?;
+    until_asked_twice(router.drain(Duration::from_secs(args.http.drain_timeout))).await
+}
+
+pub(crate) async fn node(args: NodeArgs) -> Result<()> {
+    let state_dir = state(&args.cluster)?;
+    if args.forget_cluster {
+        Claim::forget(&node_dir(&state_dir))?;
+    }
+    let mut options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
+    options.listen = SocketAddr::new(args.host, args.port);
+    options.models = args.model.iter().map(|model| load_request(model, None, &args.loading)).collect();
+    options.workers = worker_programs(&args.device)?;
+    options.standalone |= args.standalone;
+    options.token = args.cluster.token;
+    options.join = args.cluster.join;
+    options.mdns = !args.cluster.no_mdns;
+    options.name = args.cluster.name.unwrap_or(options.name);
+    let node = Node::start(options).await?;
+    println!("node {}: listens on {}", node.id().short(), node.local_addr());
+    shutdown_requested().await?;
+    until_asked_twice(node.drain(Duration::from_secs(args.drain_timeout))).await
+}
+
+/// A router and a node that know only each other, in one process.
+pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
+    let state_dir = match args.state_dir {
+        Some(dir) => dir,
+        None => state_dir()?.join("serve"),
+    };
+    let mut options = RouterOptions::new(state_dir.clone());
+    options.listen = SocketAddr::new(args.http.host, args.http.port);
+    options.control_listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    options.api_key = args.http.api_key.clone();
+    options.mdns = false;
+    let mut node_options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
+    node_options.listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    node_options.workers = worker_programs(&args.model.device)?;
+    node_options.mdns = false;
+    let router = Router::start(options.clone()).await?;
+    node_options.join = vec![router.control_addr().to_string()];
+    let node = Node::start(node_options).await?;
+    load(&node, load_request(&args.model.model, args.alias.clone(), &args.model.loading)).await?;
+    println!(
+        "serving {} on http://{}/v1",
+        args.alias.as_ref().unwrap_or(&args.model.model),
+        router.local_addr()
+    );
+    shutdown_requested().await?;
+    let patience = Duration::from_secs(args.http.drain_timeout);
+    until_asked_twice(async {
+        router.drain(patience).await;
+        node.drain(patience).await;
+    })
+    .await
+}
+
+/// A worker process: serves its standard input and output until they close.
+pub(crate) fn worker(args: &WorkerArgs) -> Result<ExitCode> {
+    let device = parse_device(&args.device).map_err(anyhow::Error::msg)?;
+    let loader = MlxLoader::new(device)?;
+    let options = WorkerOptions { device_index: args.index, device, max_sequences: None };
+    Ok(run_process(options, Box::new(loader)))
+}
+
+/// Loads a model and waits for it, with a progress bar.
+async fn load(node: &RunningNode, request: LoadModelRequest) -> Result<()> {
+    let mut progress = Progress::new();
+    let mut steps = node.load_model(request);
+    while let Some(step) = steps.next().await {
+        match step.kind {
+            Some(load_progress::Kind::Step(step)) => {
+                progress.update(&step.what, step.done_bytes, step.total_bytes)
+            }
+            Some(load_progress::Kind::Failed(failure)) => bail!("{}", failure.message),
+            Some(load_progress::Kind::Ready(_)) | None => {}
+        }
+    }
+    progress.finish();
+    Ok(())
+}
+
+fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadModelRequest {
+    LoadModelRequest {
+        model: model.to_owned(),
+        served_name: alias.unwrap_or_default(),
+        quantize_bits: args.quantize.unwrap_or(0),
+        quantize_group_size: args.group_size,
+        context_tokens: args.ctx_size.unwrap_or(0),
+    }
+}
+
+/// What to run for each device: this program, as a worker.
+fn worker_programs(device: &str) -> Result<Vec<WorkerProgram>> {
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let devices = match device {
+        "auto" => match Device::count()? {
+            1 => vec!["auto".to_owned()],
+            count => (0..count).map(|index| format!("gpu:{index}")).collect(),
+        },
+        one => {
+            parse_device(one).map_err(anyhow::Error::msg)?;
+            vec![one.to_owned()]
+        }
+    };
+    let worker = |(index, device): (usize, String)| WorkerProgram {
+        program: program.clone(),
+        args: ["worker", "--index", &index.to_string(), "--device", &device].map(Into::into).to_vec(),
+    };
+    Ok(devices.into_iter().enumerate().map(worker).collect())
+}
+
+fn state(cluster: &ClusterArgs) -> Result<PathBuf> {
+    match &cluster.state_dir {
+        Some(dir) => Ok(dir.clone()),
+        None => Ok(state_dir()?),
+    }
+}
+
+/// Runs a drain to its end, or until a second wish to end, which stops at once.
+async fn until_asked_twice(drain: impl Future<Output = ()>) -> Result<()> {
+    tokio::select! {
+        () = drain => Ok(()),
+        asked = shutdown_requested() => {
+            asked?;
+            bail!("stopped before running requests had finished")
+        }
+    }
+}
