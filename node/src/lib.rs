@@ -17,6 +17,7 @@ mod trust;
 mod wire;
 pub mod worker;
 
+pub use registration::JoinAddressError;
 pub use start::{LoadProgressStream, Node, NodeOptions, RunningNode, StartError};
 pub use supervisor::WorkerProgram;
 

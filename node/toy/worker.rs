@@ -1,27 +1,34 @@
 //! A worker process whose engines follow scripts, for tests that start and kill real processes.
 //!
 //! `--fail MESSAGE` ends at once, as a worker whose device cannot be used does; `--trace FILE`
-//! gets a line for every cancelled request. A model path that ends in `slow.gguf` takes two
-//! seconds to load, one that ends in `crash.gguf` takes the process down.
+//! gets a line for every load and every cancelled request. A model path that ends in `slow.gguf`
+//! takes half a second to load, one that ends in `crash.gguf` takes the process down.
+//! `--node DIR` is a node with one such worker instead, which prints the worker's process id.
 
 mod engine;
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mlxcel_engine::{Engine, LoadOptions, LoadStep};
+use mlxcel_model_store::StoreOptions;
 use mlxcel_node::worker::{DeviceDescription, EngineLoader, LoadError, WorkerOptions, run_process};
+use mlxcel_node::{Node, NodeOptions, WorkerProgram};
 use mlxcel_protocol::v1::{Device, DeviceKind};
 
 use engine::ScriptEngine;
 
 struct ToyLoader {
-    trace: Option<PathBuf>,
+    trace: Trace,
 }
+
+#[derive(Clone)]
+struct Trace(Option<PathBuf>);
 
 impl EngineLoader for ToyLoader {
     fn device(&self) -> DeviceDescription {
@@ -44,36 +51,55 @@ impl EngineLoader for ToyLoader {
             return Err(LoadError::Invalid(format!("{} is gone", path.display())));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.trace.line(&format!("load {name}"));
         progress(LoadStep { what: format!("reading {name}"), done_bytes: 1, total_bytes: 2 });
         if name.ends_with("slow.gguf") {
-            std::thread::sleep(Duration::from_secs(2));
+            std::thread::sleep(Duration::from_millis(500));
         }
         if name.ends_with("crash.gguf") {
             std::process::abort();
         }
         let trace = self.trace.clone();
-        let on_cancelled = Arc::new(move |id: &str| {
-            if let Some(path) = &trace {
-                let file = OpenOptions::new().create(true).append(true).open(path);
-                writeln!(file.expect("trace opens"), "{id}").expect("trace is written");
-            }
-        });
+        let on_cancelled = Arc::new(move |id: &str| trace.line(&format!("cancelled {id}")));
         Ok(Box::new(ScriptEngine::new(on_cancelled)))
+    }
+}
+
+impl Trace {
+    fn line(&self, line: &str) {
+        if let Some(path) = &self.0 {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            writeln!(file.expect("trace opens"), "{line}").expect("trace is written");
+        }
     }
 }
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let mut trace = None;
+    let mut trace = Trace(None);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--fail" => {
                 eprintln!("{}", args.next().expect("a message"));
                 return ExitCode::FAILURE;
             }
-            "--trace" => trace = args.next().map(PathBuf::from),
+            "--node" => return node(args.next().expect("a directory").into()),
+            "--trace" => trace = Trace(args.next().map(PathBuf::from)),
             other => panic!("no such flag: {other}"),
         }
     }
     run_process(WorkerOptions::default(), Box::new(ToyLoader { trace }))
+}
+
+#[tokio::main]
+async fn node(dir: PathBuf) -> ExitCode {
+    let mut options = NodeOptions::new(&dir, StoreOptions::at(&dir));
+    options.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    options.mdns = false;
+    let program = std::env::current_exe().expect("own path");
+    options.workers = vec![WorkerProgram { program, args: Vec::new() }];
+    let mut node = Node::start(options).await.expect("node starts");
+    println!("{}", node.state().workers[0].pid);
+    node.wait().await;
+    ExitCode::SUCCESS
 }

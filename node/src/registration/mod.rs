@@ -19,7 +19,8 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(crate) use join::{JoinAddress, JoinAddressError, Joiner};
+pub use join::JoinAddressError;
+pub(crate) use join::{JoinAddress, Joiner};
 
 /// The node's place among the hosts around it.
 pub(crate) struct Registration {

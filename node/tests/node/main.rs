@@ -1,0 +1,8 @@
+//! Nodes with real worker processes, called over real sockets.
+#![cfg(unix)]
+
+mod ending;
+mod joining;
+mod support;
+mod trust;
+mod workers;
