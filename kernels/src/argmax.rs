@@ -10,12 +10,7 @@ use crate::error::{ShapeError, expect_len};
 pub fn argmax(x: &[f32], rows: usize, n: usize) -> Result<Vec<u32>, ShapeError> {
     expect_len("input", x.len(), &[rows, n])?;
     if n == 0 || u32::try_from(n).is_err() {
-        return Err(ShapeError::Bounds {
-            what: "row length",
-            least: 1,
-            most: u32::MAX as usize,
-            found: n,
-        });
+        return Err(ShapeError::Bounds { what: "row length", least: 1, most: u32::MAX as usize, found: n });
     }
     Ok(x.chunks_exact(n).map(largest).collect())
 }

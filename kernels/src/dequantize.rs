@@ -19,24 +19,12 @@ pub fn dequantize(
 ) -> Result<(), ShapeError> {
     weight.check(n, k)?;
     if rows.start > rows.end || rows.end > n {
-        return Err(ShapeError::Row {
-            id: rows.end,
-            rows: n,
-        });
+        return Err(ShapeError::Row { id: rows.end, rows: n });
     }
     expect_len("output", out.len(), &[rows.len(), k])?;
     let level = Level::current();
     for (row, out) in rows.zip(out.chunks_exact_mut(k.max(1))) {
-        dispatch(
-            level,
-            Widen {
-                weight: *weight,
-                k,
-                row,
-                columns: 0..k,
-                out,
-            },
-        );
+        dispatch(level, Widen { weight: *weight, k, row, columns: 0..k, out });
     }
     Ok(())
 }
@@ -67,8 +55,23 @@ impl Kernel for Widen<'_, '_> {
 }
 
 /// Values `range` of `values` as `f32`.
+pub(crate) struct WidenFloats<'a, 'o> {
+    pub(crate) values: Floats<'a>,
+    pub(crate) range: Range<usize>,
+    pub(crate) out: &'o mut [f32],
+}
+
+impl Kernel for WidenFloats<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        widen(s, self.values, self.range, self.out);
+    }
+}
+
 #[inline(always)]
-pub(crate) fn widen<S: Simd>(s: S, values: Floats<'_>, range: Range<usize>, out: &mut [f32]) {
+fn widen<S: Simd>(s: S, values: Floats<'_>, range: Range<usize>, out: &mut [f32]) {
     match values {
         Floats::F32(values) => out[..range.len()].copy_from_slice(&values[range]),
         Floats::F16(values) => widen_slice(s, &values[range], out),
@@ -81,22 +84,13 @@ fn widen_slice<S: Simd, T: Element>(s: S, values: &[T], out: &mut [f32]) {
     let (full, out) = (values.len() / S::LANES * S::LANES, &mut out[..values.len()]);
     for at in (0..full).step_by(S::LANES) {
         // SAFETY: `at + LANES` is at most the length of both.
-        unsafe {
-            s.store(
-                out.as_mut_ptr().add(at),
-                T::load(s, values.as_ptr().add(at)),
-            )
-        };
+        unsafe { s.store(out.as_mut_ptr().add(at), T::load(s, values.as_ptr().add(at))) };
     }
     if full < values.len() {
         let rest = values.len() - full;
         // SAFETY: `full + rest` is the length of both, and `rest < LANES`.
         unsafe {
-            s.store_first(
-                out.as_mut_ptr().add(full),
-                rest,
-                T::load_first(s, values.as_ptr().add(full), rest),
-            )
+            s.store_first(out.as_mut_ptr().add(full), rest, T::load_first(s, values.as_ptr().add(full), rest))
         };
     }
 }
@@ -108,10 +102,7 @@ fn affine_values<S: Simd>(s: S, affine: &Affine<'_>, range: Range<usize>, out: &
     let (group, bits) = (affine.group, affine.bits as usize);
     let groups = range.start / group..range.end / group;
     for (index, out) in groups.zip(out.chunks_exact_mut(group)) {
-        let (scale, bias) = (
-            s.splat(affine.scales.at(index)),
-            s.splat(affine.biases.at(index)),
-        );
+        let (scale, bias) = (s.splat(affine.scales.at(index)), s.splat(affine.biases.at(index)));
         let packed = &bytes[index * group * bits / 8..][..group * bits / 8];
         let mut unpacked = [0; 128];
         if !matches!(bits, 4 | 8) {
@@ -132,23 +123,27 @@ fn affine_values<S: Simd>(s: S, affine: &Affine<'_>, range: Range<usize>, out: &
     }
 }
 
-/// Splits a little-endian stream of `bits`-bit values into bytes.
+/// Splits a little-endian stream of `bits`-bit values, whole eights of them, into bytes.
 #[inline(always)]
 fn unpack(packed: &[u8], bits: usize, out: &mut [u8]) {
-    let mask = (1u32 << bits) - 1;
-    let (mut window, mut held, mut next) = (0u32, 0, packed.iter());
-    for value in out {
-        if held < bits {
-            window |= u32::from(next.next().copied().unwrap_or(0)) << held;
-            held += 8;
-        }
-        *value = (window & mask) as u8;
-        window >>= bits;
-        held -= bits;
+    match bits {
+        2 => unpack_eights::<2>(packed, out),
+        3 => unpack_eights::<3>(packed, out),
+        5 => unpack_eights::<5>(packed, out),
+        _ => unpack_eights::<6>(packed, out),
     }
 }
 
-const _: () = assert!(
-    cfg!(target_endian = "little"),
-    "packed words are read as bytes"
-);
+#[inline(always)]
+fn unpack_eights<const BITS: usize>(packed: &[u8], out: &mut [u8]) {
+    for (packed, out) in packed.chunks_exact(BITS).zip(out.chunks_exact_mut(8)) {
+        let mut bytes = [0; 8];
+        bytes[..BITS].copy_from_slice(packed);
+        let window = u64::from_le_bytes(bytes);
+        for (i, value) in out.iter_mut().enumerate() {
+            *value = (window >> (BITS * i)) as u8 & ((1 << BITS) - 1);
+        }
+    }
+}
+
+const _: () = assert!(cfg!(target_endian = "little"), "packed words are read as bytes");

@@ -11,20 +11,11 @@ use crate::weight::Weight;
 ///
 /// # Errors
 /// [`ShapeError`] when `table` is not `[n, k]`, an id is not below `n`, or `out` has another length.
-pub fn embed(
-    ids: &[u32],
-    table: &Weight<'_>,
-    n: usize,
-    k: usize,
-    out: &mut [f32],
-) -> Result<(), ShapeError> {
+pub fn embed(ids: &[u32], table: &Weight<'_>, n: usize, k: usize, out: &mut [f32]) -> Result<(), ShapeError> {
     table.check(n, k)?;
     expect_len("output", out.len(), &[ids.len(), k])?;
     if let Some(&id) = ids.iter().find(|&&id| id as usize >= n) {
-        return Err(ShapeError::Row {
-            id: id as usize,
-            rows: n,
-        });
+        return Err(ShapeError::Row { id: id as usize, rows: n });
     }
     let (level, parts) = (Level::current(), Disjoint::new(out));
     pool().parallel_for(ids.len().div_ceil(IDS_PER_TASK), |task| {
@@ -32,16 +23,7 @@ pub fn embed(
         for (index, &id) in ids.iter().enumerate().skip(first).take(IDS_PER_TASK) {
             // SAFETY: each row of the output belongs to one id, and each id to one task.
             let out = unsafe { parts.part(index * k..(index + 1) * k) };
-            dispatch(
-                level,
-                Widen {
-                    weight: *table,
-                    k,
-                    row: id as usize,
-                    columns: 0..k,
-                    out,
-                },
-            );
+            dispatch(level, Widen { weight: *table, k, row: id as usize, columns: 0..k, out });
         }
     });
     Ok(())

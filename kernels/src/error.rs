@@ -62,39 +62,17 @@ pub enum ShapeError {
 }
 
 /// Checks that `what` holds the product of `dims`.
-pub(crate) fn expect_len(
-    what: &'static str,
-    found: usize,
-    dims: &[usize],
-) -> Result<(), ShapeError> {
+pub(crate) fn expect_len(what: &'static str, found: usize, dims: &[usize]) -> Result<(), ShapeError> {
     let expected = product(what, dims)?;
-    if found == expected {
-        Ok(())
-    } else {
-        Err(ShapeError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
+    if found == expected { Ok(()) } else { Err(ShapeError::Length { what, expected, found }) }
 }
 
 /// The product of `dims`.
 pub(crate) fn product(what: &'static str, dims: &[usize]) -> Result<usize, ShapeError> {
-    dims.iter()
-        .try_fold(1usize, |all, &d| all.checked_mul(d))
-        .ok_or(ShapeError::Overflow { what })
+    dims.iter().try_fold(1usize, |all, &d| all.checked_mul(d)).ok_or(ShapeError::Overflow { what })
 }
 
 /// Checks that `of` divides `found`.
-pub(crate) fn expect_multiple(
-    what: &'static str,
-    found: usize,
-    of: usize,
-) -> Result<(), ShapeError> {
-    if of != 0 && found.is_multiple_of(of) {
-        Ok(())
-    } else {
-        Err(ShapeError::Multiple { what, of, found })
-    }
+pub(crate) fn expect_multiple(what: &'static str, found: usize, of: usize) -> Result<(), ShapeError> {
+    if of != 0 && found.is_multiple_of(of) { Ok(()) } else { Err(ShapeError::Multiple { what, of, found }) }
 }

@@ -17,14 +17,7 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), ShapeErro
         let range = task * VALUES_PER_TASK..len.min((task + 1) * VALUES_PER_TASK);
         // SAFETY: tasks do not overlap.
         let out = unsafe { parts.part(range.clone()) };
-        dispatch(
-            level,
-            SwiGlu {
-                gate: &gate[range.clone()],
-                up: &up[range],
-                out,
-            },
-        );
+        dispatch(level, SwiGlu { gate: &gate[range.clone()], up: &up[range], out });
     });
     Ok(())
 }
@@ -44,25 +37,16 @@ impl Kernel for SwiGlu<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let len = self.gate.len();
-        assert!(
-            self.up.len() == len && self.out.len() == len,
-            "slices of one length"
-        );
+        assert!(self.up.len() == len && self.out.len() == len, "slices of one length");
         let (full, rest) = (len / S::LANES * S::LANES, len % S::LANES);
         let (gate, up, out) = (self.gate.as_ptr(), self.up.as_ptr(), self.out.as_mut_ptr());
         // SAFETY: all three hold `full + rest` values.
         unsafe {
             for at in (0..full).step_by(S::LANES) {
-                s.store(
-                    out.add(at),
-                    gated(s, s.load(gate.add(at)), s.load(up.add(at))),
-                );
+                s.store(out.add(at), gated(s, s.load(gate.add(at)), s.load(up.add(at))));
             }
             if rest > 0 {
-                let (gate, up) = (
-                    s.load_first(gate.add(full), rest),
-                    s.load_first(up.add(full), rest),
-                );
+                let (gate, up) = (s.load_first(gate.add(full), rest), s.load_first(up.add(full), rest));
                 s.store_first(out.add(full), rest, gated(s, gate, up));
             }
         }

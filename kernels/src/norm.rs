@@ -11,13 +11,7 @@ use crate::simd::{Kernel, Level, Simd, dispatch};
 ///
 /// # Errors
 /// [`ShapeError`] when a length disagrees.
-pub fn rms_norm(
-    x: &[f32],
-    rows: usize,
-    weight: &[f32],
-    eps: f32,
-    out: &mut [f32],
-) -> Result<(), ShapeError> {
+pub fn rms_norm(x: &[f32], rows: usize, weight: &[f32], eps: f32, out: &mut [f32]) -> Result<(), ShapeError> {
     expect_len("input", x.len(), &[rows, weight.len()])?;
     expect_len("output", out.len(), &[rows, weight.len()])?;
     let d = weight.len().max(1);
@@ -26,17 +20,7 @@ pub fn rms_norm(
         // SAFETY: blocks do not overlap.
         let out = unsafe { parts.part(range.clone()) };
         let rows = x[range].chunks_exact(d).zip(out.chunks_exact_mut(d));
-        rows.for_each(|(x, out)| {
-            dispatch(
-                level,
-                Norm {
-                    x,
-                    weight,
-                    eps,
-                    out,
-                },
-            )
-        });
+        rows.for_each(|(x, out)| dispatch(level, Norm { x, weight, eps, out }));
     });
     Ok(())
 }
@@ -62,21 +46,11 @@ pub fn add_rms_norm(
     each_block(rows, d, |range| {
         // SAFETY: blocks do not overlap.
         let (residual, out) = unsafe { (residuals.part(range.clone()), outs.part(range.clone())) };
-        let rows = residual
-            .chunks_exact_mut(d)
-            .zip(delta[range].chunks_exact(d))
-            .zip(out.chunks_exact_mut(d));
+        let rows =
+            residual.chunks_exact_mut(d).zip(delta[range].chunks_exact(d)).zip(out.chunks_exact_mut(d));
         for ((x, delta), out) in rows {
             dispatch(level, Add { x, delta });
-            dispatch(
-                level,
-                Norm {
-                    x,
-                    weight,
-                    eps,
-                    out,
-                },
-            );
+            dispatch(level, Norm { x, weight, eps, out });
         }
     });
     Ok(())
@@ -106,10 +80,7 @@ impl Kernel for Norm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let d = self.x.len();
-        assert!(
-            self.weight.len() == d && self.out.len() == d,
-            "rows of one length"
-        );
+        assert!(self.weight.len() == d && self.out.len() == d, "rows of one length");
         let (full, rest) = (d / S::LANES * S::LANES, d % S::LANES);
         let (x, weight, out) = (self.x.as_ptr(), self.weight.as_ptr(), self.out.as_mut_ptr());
         // SAFETY: all three hold `d = full + rest` values.
@@ -130,11 +101,7 @@ impl Kernel for Norm<'_> {
             }
             if rest > 0 {
                 let scaled = s.mul(s.load_first(x.add(full), rest), factor);
-                s.store_first(
-                    out.add(full),
-                    rest,
-                    s.mul(scaled, s.load_first(weight.add(full), rest)),
-                );
+                s.store_first(out.add(full), rest, s.mul(scaled, s.load_first(weight.add(full), rest)));
             }
         }
     }

@@ -33,10 +33,7 @@ impl Pool {
             let worker = thread::Builder::new().name(format!("kernels-{index}"));
             started += usize::from(worker.spawn(move || shared.work()).is_ok());
         }
-        Self {
-            shared,
-            threads: started,
-        }
+        Self { shared, threads: started }
     }
 
     /// Threads that take part in a loop, its caller included.
@@ -131,11 +128,7 @@ unsafe impl Send for Shared {}
 
 impl Default for Shared {
     fn default() -> Self {
-        let body = Body {
-            call: |_, _| (),
-            data: std::ptr::null(),
-            tasks: 0,
-        };
+        let body = Body { call: |_, _| (), data: std::ptr::null(), tasks: 0 };
         Self {
             unclaimed: AtomicUsize::new(0),
             unfinished: AtomicUsize::new(0),
@@ -158,11 +151,7 @@ impl Shared {
     fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: &F) {
         // SAFETY: `busy` is ours, and the last loop has no unclaimed or unfinished task: nobody reads `body`.
         unsafe {
-            *self.body.get() = Body {
-                call: call::<F>,
-                data: std::ptr::from_ref(task).cast(),
-                tasks,
-            };
+            *self.body.get() = Body { call: call::<F>, data: std::ptr::from_ref(task).cast(), tasks };
         }
         self.panicked.store(false, Ordering::Relaxed);
         self.unfinished.store(tasks, Ordering::Relaxed);
@@ -183,10 +172,7 @@ impl Shared {
         let mut guard = lock(&self.gate);
         self.caller_asleep.store(true, Ordering::SeqCst);
         while self.unfinished.load(Ordering::SeqCst) != 0 {
-            guard = self
-                .work_done
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
+            guard = self.work_done.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.caller_asleep.store(false, Ordering::SeqCst);
     }
@@ -194,19 +180,15 @@ impl Shared {
     /// Runs one task of the current loop; `false` when none is left to claim.
     fn claim_and_call(&self) -> bool {
         let claim = |left: usize| left.checked_sub(1);
-        let Ok(left) = self
-            .unclaimed
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, claim)
-        else {
+        let Ok(left) = self.unclaimed.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim) else {
             return false;
         };
         // SAFETY: we hold a claimed, unfinished task, so `body` is the current loop's and stays.
         let body = unsafe { *self.body.get() };
         if !self.panicked.load(Ordering::Relaxed) {
             // SAFETY: `call` and `data` belong together (`run`), and the closure lives as above.
-            let result = catch_unwind(AssertUnwindSafe(|| unsafe {
-                (body.call)(body.data, body.tasks - left)
-            }));
+            let result =
+                catch_unwind(AssertUnwindSafe(|| unsafe { (body.call)(body.data, body.tasks - left) }));
             if let Err(payload) = result {
                 self.panicked.store(true, Ordering::Relaxed);
                 lock(&self.panic).get_or_insert(payload);
@@ -234,10 +216,7 @@ impl Shared {
         let mut guard = lock(&self.gate);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         while self.unclaimed.load(Ordering::SeqCst) == 0 && !self.closed.load(Ordering::SeqCst) {
-            guard = self
-                .work_ready
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
+            guard = self.work_ready.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }

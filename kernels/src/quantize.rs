@@ -70,13 +70,7 @@ pub fn quantize(
             (*scale, *bias) = quantize_group(values, bits, bytemuck::cast_slice_mut(packed));
         }
     });
-    Ok(Quantized {
-        packed,
-        scales,
-        biases,
-        bits,
-        group,
-    })
+    Ok(Quantized { packed, scales, biases, bits, group })
 }
 
 const GROUPS_PER_TASK: usize = 512;
@@ -93,17 +87,10 @@ fn quantize_group(values: &[f32], bits: u32, packed: &mut [u8]) -> (f32, f32) {
     let scale = if from_low { scale } else { -scale };
     let edge = if from_low { low } else { high };
     let zero = (edge / scale).round_ties_even();
-    let (scale, bias) = if zero == 0.0 {
-        (scale, 0.0)
-    } else {
-        (edge / zero, edge)
-    };
+    let (scale, bias) = if zero == 0.0 { (scale, 0.0) } else { (edge / zero, edge) };
     let mut position = 0;
     for &value in values {
-        let q = ((value - bias) / scale)
-            .round_ties_even()
-            .max(0.0)
-            .min(steps) as u32;
+        let q = ((value - bias) / scale).round_ties_even().max(0.0).min(steps) as u32;
         let shifted = q << (position % 8);
         packed[position / 8] |= shifted as u8;
         if shifted > 0xff {

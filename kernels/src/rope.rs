@@ -42,39 +42,21 @@ pub fn rope(
             found: rope.dims,
         });
     }
-    expect_len(
-        "inverse frequencies",
-        rope.inverse_frequencies.len(),
-        &[rope.dims / 2],
-    )?;
+    expect_len("inverse frequencies", rope.inverse_frequencies.len(), &[rope.dims / 2])?;
     let width = heads * head_dim;
     if width == 0 || rope.dims == 0 {
         return Ok(());
     }
     LAST_TABLE.with_borrow_mut(|table| {
         table.update(positions, rope);
-        let (level, parts, half, table) = (
-            Level::current(),
-            Disjoint::new(x),
-            rope.dims / 2,
-            &table.turns,
-        );
+        let (level, parts, half, table) = (Level::current(), Disjoint::new(x), rope.dims / 2, &table.turns);
         let per_task = (VALUES_PER_TASK / width).max(1);
         pool().parallel_for(positions.len().div_ceil(per_task), |task| {
             for token in task * per_task..positions.len().min((task + 1) * per_task) {
                 // SAFETY: tokens do not overlap.
                 let heads = unsafe { parts.part(token * width..(token + 1) * width) };
                 let (cos, sin) = table[token * 2 * half..][..2 * half].split_at(half);
-                dispatch(
-                    level,
-                    Rotate {
-                        heads,
-                        head_dim,
-                        cos,
-                        sin,
-                        traditional: rope.traditional,
-                    },
-                );
+                dispatch(level, Rotate { heads, head_dim, cos, sin, traditional: rope.traditional });
             }
         });
     });
@@ -100,12 +82,7 @@ struct Table {
 
 impl Table {
     const fn empty() -> Self {
-        Self {
-            positions: Vec::new(),
-            inverse_frequencies: Vec::new(),
-            magnitude: 1.0,
-            turns: Vec::new(),
-        }
+        Self { positions: Vec::new(), inverse_frequencies: Vec::new(), magnitude: 1.0, turns: Vec::new() }
     }
 
     fn update(&mut self, positions: &[i32], rope: &Rope<'_>) {
@@ -120,17 +97,9 @@ impl Table {
         self.magnitude = rope.magnitude;
         self.turns.clear();
         for &position in positions {
-            let angles = rope
-                .inverse_frequencies
-                .iter()
-                .map(|f| f64::from(position as f32 * f));
-            self.turns.extend(
-                angles
-                    .clone()
-                    .map(|angle| angle.cos() as f32 * rope.magnitude),
-            );
-            self.turns
-                .extend(angles.map(|angle| angle.sin() as f32 * rope.magnitude));
+            let angles = rope.inverse_frequencies.iter().map(|f| f64::from(position as f32 * f));
+            self.turns.extend(angles.clone().map(|angle| angle.cos() as f32 * rope.magnitude));
+            self.turns.extend(angles.map(|angle| angle.sin() as f32 * rope.magnitude));
         }
     }
 }
@@ -154,8 +123,7 @@ impl Kernel for Rotate<'_> {
             let turns = self.cos.iter().zip(self.sin);
             if self.traditional {
                 for (pair, (cos, sin)) in head.chunks_exact_mut(2).zip(turns) {
-                    (pair[0], pair[1]) =
-                        (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
+                    (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
                 }
             } else {
                 let (first, second) = head.split_at_mut(half);

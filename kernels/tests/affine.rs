@@ -10,11 +10,8 @@ use reference::{on_every_level, uniform};
 
 /// The matrix of `mlx_values/generate.py`.
 fn matrix() -> Vec<f32> {
-    let mixed =
-        (0..256u64).map(|i| ((i * 2_654_435_761) % (1 << 32) >> 8) as f32 / 8_388_608.0 - 1.0);
-    let rows = mixed
-        .enumerate()
-        .map(|(i, v)| if i < 128 { v } else { v.abs() + 0.5 });
+    let mixed = (0..256u64).map(|i| (((i * 2_654_435_761) % (1 << 32)) >> 8) as f32 / 8_388_608.0 - 1.0);
+    let rows = mixed.enumerate().map(|(i, v)| if i < 128 { v } else { v.abs() + 0.5 });
     rows.chain([0.3; 128]).chain([0.0; 128]).collect()
 }
 
@@ -23,16 +20,8 @@ fn quantising_equals_mlx_bit_for_bit() {
     for &(bits, group, packed, scales, biases) in CASES {
         let ours = quantize(&matrix(), 4, 128, bits, group).expect("whole groups");
         let as_bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(
-            as_bits(&ours.scales),
-            scales,
-            "scales of {bits} bits, group {group}"
-        );
-        assert_eq!(
-            as_bits(&ours.biases),
-            biases,
-            "biases of {bits} bits, group {group}"
-        );
+        assert_eq!(as_bits(&ours.scales), scales, "scales of {bits} bits, group {group}");
+        assert_eq!(as_bits(&ours.biases), biases, "biases of {bits} bits, group {group}");
         assert_eq!(ours.packed, packed, "words of {bits} bits, group {group}");
     }
 }
@@ -62,10 +51,7 @@ fn dequantising_inverts_the_packing() {
             let mut out = vec![0.0; 384];
             dequantize(&weight, 4, 128, 1..4, &mut out).expect("rows of the weight");
             for (found, expected) in out.iter().zip(&expected[128..]) {
-                assert!(
-                    (found - expected).abs() < 1e-6,
-                    "{bits} bits, {level:?}: {found}, not {expected}"
-                );
+                assert!((found - expected).abs() < 1e-6, "{bits} bits, {level:?}: {found}, not {expected}");
             }
         });
     }
@@ -78,13 +64,9 @@ fn embedding_gathers_rows_in_order() {
     let ids: Vec<u32> = (0..100).map(|i| i * 7 % 50).collect();
     on_every_level(|_| {
         let mut out = vec![0.0; ids.len() * 24];
-        embed(&ids, &Weight::Dense(Floats::F16(&narrow)), 50, 24, &mut out)
-            .expect("ids of the table");
+        embed(&ids, &Weight::Dense(Floats::F16(&narrow)), 50, 24, &mut out).expect("ids of the table");
         for (id, row) in ids.iter().zip(out.chunks_exact(24)) {
-            let expected: Vec<_> = narrow[*id as usize * 24..][..24]
-                .iter()
-                .map(|v| v.to_f32())
-                .collect();
+            let expected: Vec<_> = narrow[*id as usize * 24..][..24].iter().map(|v| v.to_f32()).collect();
             assert_eq!(row, expected);
         }
     });
@@ -93,13 +75,7 @@ fn embedding_gathers_rows_in_order() {
 #[test]
 fn an_id_past_the_table_is_refused() {
     let mut out = [0.0; 4];
-    let error = embed(
-        &[1, 2],
-        &Weight::Dense(Floats::F32(&[0.0; 4])),
-        2,
-        2,
-        &mut out,
-    );
+    let error = embed(&[1, 2], &Weight::Dense(Floats::F32(&[0.0; 4])), 2, 2, &mut out);
     assert_eq!(error, Err(ShapeError::Row { id: 2, rows: 2 }));
 }
 

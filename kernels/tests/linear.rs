@@ -17,12 +17,7 @@ fn check(weight: &Weight<'_>, [rows, k, n]: [usize; 3], with_bias: bool, what: &
     on_every_level(|level| {
         let mut out = vec![f32::NAN; rows * n];
         linear(&x, rows, k, weight, n, bias.as_deref(), &mut out).expect("matching sizes");
-        assert_close(
-            &out,
-            &expected,
-            2e-6,
-            &format!("{what} {rows}x{k}x{n} {level:?}"),
-        );
+        assert_close(&out, &expected, 2e-6, &format!("{what} {rows}x{k}x{n} {level:?}"));
     });
 }
 
@@ -31,12 +26,7 @@ fn check_affine(bits: u32, group: usize, shape: [usize; 3], with_bias: bool) {
     let [_, k, n] = shape;
     let weight = quantize(&uniform(9, n * k, -1.0..1.0), n, k, bits, group).expect("whole groups");
     let narrow = |values: &[f32]| values.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>();
-    let brain = |values: &[f32]| {
-        values
-            .iter()
-            .map(|&v| bf16::from_f32(v))
-            .collect::<Vec<_>>()
-    };
+    let brain = |values: &[f32]| values.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>();
     let (s16, b16) = (narrow(&weight.scales), narrow(&weight.biases));
     let (sb, bb) = (brain(&weight.scales), brain(&weight.biases));
     let storages = [
@@ -45,17 +35,8 @@ fn check_affine(bits: u32, group: usize, shape: [usize; 3], with_bias: bool) {
         (Floats::Bf16(&sb), Floats::Bf16(&bb)),
     ];
     for (scales, biases) in storages {
-        let affine = Affine {
-            scales,
-            biases,
-            ..weight.as_affine()
-        };
-        check(
-            &Weight::Affine(affine),
-            shape,
-            with_bias,
-            &format!("{bits} bits, group {group}"),
-        );
+        let affine = Affine { scales, biases, ..weight.as_affine() };
+        check(&Weight::Affine(affine), shape, with_bias, &format!("{bits} bits, group {group}"));
     }
 }
 
@@ -112,42 +93,13 @@ fn wrong_sizes_are_refused() {
         linear(x, 1, k, &Weight::Affine(affine), 2, bias, &mut out).expect_err("a wrong size")
     };
     let x = [1.0; 64];
-    assert!(matches!(
-        run(affine, 64, &x[1..], None),
-        ShapeError::Length { what: "input", .. }
-    ));
-    assert!(matches!(
-        run(affine, 64, &x, Some(&[1.0])),
-        ShapeError::Length { what: "bias", .. }
-    ));
-    assert!(matches!(
-        run(affine, 65, &x, None),
-        ShapeError::Multiple { .. }
-    ));
-    assert!(matches!(
-        run(Affine { bits: 7, ..affine }, 64, &x, None),
-        ShapeError::Bits(7)
-    ));
-    assert!(matches!(
-        run(
-            Affine {
-                group: 16,
-                ..affine
-            },
-            64,
-            &x,
-            None
-        ),
-        ShapeError::Group(16)
-    ));
-    let short = Affine {
-        scales: Floats::F32(&[1.0]),
-        ..affine
-    };
-    assert!(matches!(
-        run(short, 64, &x, None),
-        ShapeError::Length { what: "scales", .. }
-    ));
+    assert!(matches!(run(affine, 64, &x[1..], None), ShapeError::Length { what: "input", .. }));
+    assert!(matches!(run(affine, 64, &x, Some(&[1.0])), ShapeError::Length { what: "bias", .. }));
+    assert!(matches!(run(affine, 65, &x, None), ShapeError::Multiple { .. }));
+    assert!(matches!(run(Affine { bits: 7, ..affine }, 64, &x, None), ShapeError::Bits(7)));
+    assert!(matches!(run(Affine { group: 16, ..affine }, 64, &x, None), ShapeError::Group(16)));
+    let short = Affine { scales: Floats::F32(&[1.0]), ..affine };
+    assert!(matches!(run(short, 64, &x, None), ShapeError::Length { what: "scales", .. }));
 }
 
 proptest! {

@@ -12,9 +12,7 @@ fn counts(tasks: usize) -> Vec<AtomicUsize> {
 }
 
 fn all_once(counts: &[AtomicUsize]) -> bool {
-    counts
-        .iter()
-        .all(|count| count.load(Ordering::Relaxed) == 1)
+    counts.iter().all(|count| count.load(Ordering::Relaxed) == 1)
 }
 
 #[test]
@@ -95,10 +93,7 @@ fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         }));
         let payload = result.expect_err("a panic");
         let message = payload.downcast_ref::<String>().expect("a message");
-        assert!(
-            message.contains(&format!("task {culprit} fails")),
-            "{message}"
-        );
+        assert!(message.contains(&format!("task {culprit} fails")), "{message}");
         let ran = counts(9);
         pool.parallel_for(9, |task| {
             ran[task].fetch_add(1, Ordering::Relaxed);

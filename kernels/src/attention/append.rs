@@ -19,29 +19,15 @@ pub struct CacheShape {
 ///
 /// # Errors
 /// [`ShapeError`] when a length disagrees or the cache has no room; it is then untouched.
-pub fn append_kv(
-    rows: &[f32],
-    at: usize,
-    shape: &CacheShape,
-    cache: &mut [f32],
-) -> Result<(), ShapeError> {
-    let CacheShape {
-        kv_heads,
-        capacity,
-        head_dim,
-    } = *shape;
+pub fn append_kv(rows: &[f32], at: usize, shape: &CacheShape, cache: &mut [f32]) -> Result<(), ShapeError> {
+    let CacheShape { kv_heads, capacity, head_dim } = *shape;
     expect_len("cache", cache.len(), &[kv_heads, capacity, head_dim])?;
     let width = kv_heads * head_dim;
     let tokens = rows.len() / width.max(1);
     expect_len("new rows", rows.len(), &[tokens, width])?;
     if at > capacity || tokens > capacity - at {
         let found = at.saturating_add(tokens);
-        return Err(ShapeError::Bounds {
-            what: "tokens of the cache",
-            least: 0,
-            most: capacity,
-            found,
-        });
+        return Err(ShapeError::Bounds { what: "tokens of the cache", least: 0, most: capacity, found });
     }
     if width == 0 || tokens == 0 {
         return Ok(());

@@ -19,16 +19,10 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (d, rows) = (
-            self.shape.head_dim,
-            self.sequence.queries.len() * self.shape.group(),
-        );
+        let (d, rows) = (self.shape.head_dim, self.sequence.queries.len() * self.shape.group());
         let size = partial_size(self.sequence, self.shape);
         // SAFETY: each task has its own partial result.
-        let partial = unsafe {
-            self.partials
-                .part(self.task.partial..self.task.partial + size)
-        };
+        let partial = unsafe { self.partials.part(self.task.partial..self.task.partial + size) };
         let base = self.task.kv_head * self.sequence.capacity;
         for row in partial.chunks_exact_mut(d + 2) {
             row.fill(0.0);
@@ -38,24 +32,12 @@ impl Kernel for Attend<'_> {
         for first in self.task.keys.clone().step_by(BLOCK) {
             let block = first..self.task.keys.end.min(first + BLOCK);
             let lines = (base + block.start) * d..(base + block.end) * d;
-            let (keys, values) = (
-                &self.sequence.keys[lines.clone()],
-                &self.sequence.values[lines],
-            );
-            for (row, (scores, partial)) in scores
-                .iter_mut()
-                .zip(partial.chunks_exact_mut(d + 2))
-                .enumerate()
-                .take(rows)
+            let (keys, values) = (&self.sequence.keys[lines.clone()], &self.sequence.values[lines]);
+            for (row, (scores, partial)) in
+                scores.iter_mut().zip(partial.chunks_exact_mut(d + 2)).enumerate().take(rows)
             {
                 let offset = self.shape.offset(self.sequence, self.task.kv_head, row);
-                score(
-                    s,
-                    &self.q[offset..offset + d],
-                    keys,
-                    self.shape.scale,
-                    scores,
-                );
+                score(s, &self.q[offset..offset + d], keys, self.shape.scale, scores);
                 let position = self.shape.position(self.sequence, row);
                 let seen = self.shape.first_seen(position)..position + 1;
                 for (key, score) in scores.iter_mut().enumerate() {
@@ -79,11 +61,7 @@ fn score<S: Simd>(s: S, q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32; 
         // SAFETY: `q` and `key` hold `d = full + rest` values.
         unsafe {
             for at in (0..full).step_by(S::LANES) {
-                sum = s.fma(
-                    s.load(q.as_ptr().add(at)),
-                    s.load(key.as_ptr().add(at)),
-                    sum,
-                );
+                sum = s.fma(s.load(q.as_ptr().add(at)), s.load(key.as_ptr().add(at)), sum);
             }
             if rest > 0 {
                 let q = s.load_first(q.as_ptr().add(full), rest);
@@ -125,10 +103,7 @@ fn absorb<S: Simd>(s: S, scores: &mut [f32; BLOCK], values: &[f32], partial: &mu
             at += S::LANES;
         }
         for at in at..d {
-            let column = values
-                .chunks_exact(d)
-                .zip(scores.iter())
-                .map(|(value, weight)| value[at] * weight);
+            let column = values.chunks_exact(d).zip(scores.iter()).map(|(value, weight)| value[at] * weight);
             out[at] = out[at] * fade + column.sum::<f32>();
         }
     }
@@ -151,15 +126,13 @@ unsafe fn accumulate<S: Simd, const V: usize>(
     // SAFETY: promised by the caller; rows of `values` and `out` hold `d` values.
     unsafe {
         let out = out.as_mut_ptr().add(at);
-        let mut sums: [S::F; V] =
-            std::array::from_fn(|v| s.mul(s.load(out.add(v * S::LANES)), s.splat(fade)));
+        let mut sums = [s.splat(fade); V];
+        for (v, sum) in sums.iter_mut().enumerate() {
+            *sum = s.mul(s.load(out.add(v * S::LANES)), *sum);
+        }
         for (value, &weight) in values.chunks_exact(d).zip(scores) {
             for (v, sum) in sums.iter_mut().enumerate() {
-                *sum = s.fma(
-                    s.splat(weight),
-                    s.load(value.as_ptr().add(at + v * S::LANES)),
-                    *sum,
-                );
+                *sum = s.fma(s.splat(weight), s.load(value.as_ptr().add(at + v * S::LANES)), *sum);
             }
         }
         for (v, &sum) in sums.iter().enumerate() {
@@ -184,12 +157,7 @@ impl Kernel for Join<'_> {
     fn run<S: Simd>(self, _: S) {
         let d = self.shape.head_dim;
         let size = partial_size(self.sequence, self.shape);
-        let Merge {
-            kv_head,
-            partial,
-            parts,
-            ..
-        } = *self.merge;
+        let Merge { kv_head, partial, parts, .. } = *self.merge;
         // SAFETY: the tasks that wrote these have finished, and only this merge reads them.
         let partials = unsafe { self.partials.part(partial..partial + parts * size) };
         for row in 0..size / (d + 2) {
@@ -198,15 +166,11 @@ impl Kernel for Join<'_> {
             let out = unsafe { self.out.part(offset..offset + d) };
             let part = |part: usize| &partials[part * size + row * (d + 2)..][..d + 2];
             let most = (0..parts).fold(LOWEST, |most, p| most.max(part(p)[0]));
-            let total: f32 = (0..parts)
-                .map(|p| part(p)[1] * (part(p)[0] - most).exp())
-                .sum();
+            let total: f32 = (0..parts).map(|p| part(p)[1] * (part(p)[0] - most).exp()).sum();
             out.fill(0.0);
             for part in (0..parts).map(part) {
                 let factor = (part[0] - most).exp() / total;
-                out.iter_mut()
-                    .zip(&part[2..])
-                    .for_each(|(out, value)| *out += factor * value);
+                out.iter_mut().zip(&part[2..]).for_each(|(out, value)| *out += factor * value);
             }
         }
     }

@@ -72,38 +72,16 @@ pub fn attention(
     pool().parallel_for(plan.tasks.len(), |index| match &plan.tasks[index] {
         plan::Task::Few(task) => dispatch(
             level,
-            few::Attend {
-                shape,
-                sequence: &sequences[task.sequence],
-                q,
-                task,
-                partials: &partials,
-            },
+            few::Attend { shape, sequence: &sequences[task.sequence], q, task, partials: &partials },
         ),
-        plan::Task::Tile(task) => dispatch(
-            level,
-            tile::Attend {
-                shape,
-                sequence: &sequences[task.sequence],
-                q,
-                task,
-                out: &outs,
-            },
-        ),
+        plan::Task::Tile(task) => {
+            dispatch(level, tile::Attend { shape, sequence: &sequences[task.sequence], q, task, out: &outs })
+        }
     });
     pool().parallel_for(plan.merges.len(), |index| {
         let merge = &plan.merges[index];
         let sequence = &sequences[merge.sequence];
-        dispatch(
-            level,
-            few::Join {
-                shape,
-                sequence,
-                merge,
-                partials: &partials,
-                out: &outs,
-            },
-        );
+        dispatch(level, few::Join { shape, sequence, merge, partials: &partials, out: &outs });
     });
     Ok(())
 }
@@ -129,8 +107,7 @@ impl AttentionShape {
 
     /// The first position a query at `position` sees.
     fn first_seen(&self, position: usize) -> usize {
-        self.window
-            .map_or(0, |window| (position + 1).saturating_sub(window))
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 }
 
@@ -141,57 +118,28 @@ fn check(
     out_len: usize,
 ) -> Result<(), ShapeError> {
     if shape.kv_heads == 0 || !shape.heads.is_multiple_of(shape.kv_heads) {
-        return Err(ShapeError::Multiple {
-            what: "heads",
-            of: shape.kv_heads,
-            found: shape.heads,
-        });
+        return Err(ShapeError::Multiple { what: "heads", of: shape.kv_heads, found: shape.heads });
     }
     let width = product("queries", &[shape.heads, shape.head_dim])?;
     let tokens = q.len() / width.max(1);
     expect_len("queries", q.len(), &[tokens, width])?;
     expect_len("output", out_len, &[q.len()])?;
     if shape.window == Some(0) {
-        return Err(ShapeError::Bounds {
-            what: "window",
-            least: 1,
-            most: usize::MAX,
-            found: 0,
-        });
+        return Err(ShapeError::Bounds { what: "window", least: 1, most: usize::MAX, found: 0 });
     }
     for sequence in sequences {
         let (queries, length) = (&sequence.queries, sequence.length);
         if queries.start > queries.end || queries.end > tokens {
-            return Err(ShapeError::Row {
-                id: queries.end,
-                rows: tokens,
-            });
+            return Err(ShapeError::Row { id: queries.end, rows: tokens });
         }
-        expect_len(
-            "keys",
-            sequence.keys.len(),
-            &[shape.kv_heads, sequence.capacity, shape.head_dim],
-        )?;
-        expect_len(
-            "values",
-            sequence.values.len(),
-            &[shape.kv_heads, sequence.capacity, shape.head_dim],
-        )?;
+        expect_len("keys", sequence.keys.len(), &[shape.kv_heads, sequence.capacity, shape.head_dim])?;
+        expect_len("values", sequence.values.len(), &[shape.kv_heads, sequence.capacity, shape.head_dim])?;
         let (least, most) = (queries.len(), sequence.capacity);
         if length < least || length > most {
-            return Err(ShapeError::Bounds {
-                what: "cache length",
-                least,
-                most,
-                found: length,
-            });
+            return Err(ShapeError::Bounds { what: "cache length", least, most, found: length });
         }
     }
-    let mut ranges: Vec<_> = sequences
-        .iter()
-        .map(|s| &s.queries)
-        .filter(|r| !r.is_empty())
-        .collect();
+    let mut ranges: Vec<_> = sequences.iter().map(|s| &s.queries).filter(|r| !r.is_empty()).collect();
     ranges.sort_by_key(|range| range.start);
     match ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
         Some(pair) => Err(ShapeError::Bounds {

@@ -46,25 +46,11 @@ pub(super) struct Merge {
 }
 
 impl Plan {
-    pub(super) fn new(
-        sequences: &[SequenceKv<'_>],
-        shape: &AttentionShape,
-        threads: usize,
-    ) -> Self {
-        let mut plan = Self {
-            tasks: Vec::new(),
-            merges: Vec::new(),
-            partial_len: 0,
-        };
+    pub(super) fn new(sequences: &[SequenceKv<'_>], shape: &AttentionShape, threads: usize) -> Self {
+        let mut plan = Self { tasks: Vec::new(), merges: Vec::new(), partial_len: 0 };
         let few = |s: &SequenceKv<'_>| s.queries.len() * shape.group() <= FEW_ROWS;
-        let keys: usize = sequences
-            .iter()
-            .filter(|s| few(s))
-            .map(|s| s.length * shape.kv_heads)
-            .sum();
-        let span = (keys / (4 * threads))
-            .max(LEAST_SPAN)
-            .next_multiple_of(LEAST_SPAN);
+        let keys: usize = sequences.iter().filter(|s| few(s)).map(|s| s.length * shape.kv_heads).sum();
+        let span = (keys / (4 * threads)).max(LEAST_SPAN).next_multiple_of(LEAST_SPAN);
         for (index, sequence) in sequences.iter().enumerate() {
             for kv_head in 0..shape.kv_heads {
                 match sequence.queries.len() * shape.group() {
@@ -87,20 +73,10 @@ impl Plan {
         let seen = shape.first_seen(sequence.length - sequence.queries.len())..sequence.length;
         let parts = seen.len().div_ceil(span);
         let size = partial_size(sequence, shape);
-        self.merges.push(Merge {
-            sequence: index,
-            kv_head,
-            partial: self.partial_len,
-            parts,
-        });
+        self.merges.push(Merge { sequence: index, kv_head, partial: self.partial_len, parts });
         for part in 0..parts {
             let keys = seen.start + part * span..seen.end.min(seen.start + (part + 1) * span);
-            self.tasks.push(Task::Few(FewTask {
-                sequence: index,
-                kv_head,
-                keys,
-                partial: self.partial_len,
-            }));
+            self.tasks.push(Task::Few(FewTask { sequence: index, kv_head, keys, partial: self.partial_len }));
             self.partial_len += size;
         }
     }
@@ -109,11 +85,7 @@ impl Plan {
         // The last queries see most keys: long tasks first, so that none is left at the end.
         for first in (0..rows).step_by(TILE_ROWS).rev() {
             let rows = first..rows.min(first + TILE_ROWS);
-            self.tasks.push(Task::Tile(TileTask {
-                sequence,
-                kv_head,
-                rows,
-            }));
+            self.tasks.push(Task::Tile(TileTask { sequence, kv_head, rows }));
         }
     }
 }

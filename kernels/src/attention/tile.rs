@@ -65,9 +65,7 @@ impl Attend<'_> {
             largest: [s.splat(LOWEST); 2],
             sum: [s.splat(0.0); 2],
             // SAFETY: there are `2 * MAX_LANES` positions.
-            position: std::array::from_fn(|v| unsafe {
-                s.load(positions.as_ptr().add(v * S::LANES))
-            }),
+            position: unsafe { [s.load(positions.as_ptr()), s.load(positions.as_ptr().add(S::LANES))] },
         };
         for key in (self.shape.first_seen(first)..last + 1).step_by(KEYS) {
             let count = KEYS.min(last + 1 - key);
@@ -76,30 +74,14 @@ impl Attend<'_> {
             let values = self.sequence.values[line..line + count * d].as_ptr();
             // SAFETY: `keys` and `values` hold `count` rows of `d`, the buffers `d` and `KEYS` rows of `width`.
             unsafe {
-                let left = Left {
-                    start: keys,
-                    row: d,
-                    step: 1,
-                };
-                rows_times::<S, M>(
-                    s,
-                    left,
-                    count,
-                    queries.as_ptr(),
-                    d,
-                    scores.as_mut_ptr(),
-                    false,
-                );
+                let left = Left { start: keys, row: d, step: 1 };
+                rows_times::<S, M>(s, left, count, queries.as_ptr(), d, scores.as_mut_ptr(), false);
                 let all_see = key + count <= first + 1 && key >= self.shape.first_seen(last);
                 if !all_see {
                     self.mask(s, &state, key, &mut scores[..count * width]);
                 }
                 soften(s, &mut state, &mut scores[..count * width], out);
-                let left = Left {
-                    start: values,
-                    row: 1,
-                    step: d,
-                };
+                let left = Left { start: values, row: 1, step: d };
                 rows_times::<S, M>(s, left, d, scores.as_ptr(), count, out.as_mut_ptr(), true);
             }
         }
@@ -142,23 +124,12 @@ impl Attend<'_> {
 
     /// Divides by the sums and writes the rows to their places.
     #[inline(always)]
-    fn write<S: Simd>(
-        &self,
-        s: S,
-        state: &State<S::F>,
-        rows: &std::ops::Range<usize>,
-        out: &[f32],
-    ) {
+    fn write<S: Simd>(&self, s: S, state: &State<S::F>, rows: &std::ops::Range<usize>, out: &[f32]) {
         let (d, width) = (self.shape.head_dim, 2 * S::LANES);
         let mut factors = [0.0; 2 * MAX_LANES];
         for (v, &sum) in state.sum.iter().enumerate() {
             // SAFETY: there are `2 * MAX_LANES` factors.
-            unsafe {
-                s.store(
-                    factors.as_mut_ptr().add(v * S::LANES),
-                    s.div(s.splat(1.0), sum),
-                )
-            };
+            unsafe { s.store(factors.as_mut_ptr().add(v * S::LANES), s.div(s.splat(1.0), sum)) };
         }
         for (lane, row) in rows.clone().enumerate() {
             let offset = self.shape.offset(self.sequence, self.task.kv_head, row);
@@ -219,10 +190,7 @@ unsafe fn rows_times<S: Simd, const M: usize>(
     let (width, mut row) = (2 * S::LANES, 0);
     // SAFETY: promised by the caller.
     unsafe {
-        let from = |row: usize| Left {
-            start: a.start.add(row * a.row),
-            ..a
-        };
+        let from = |row: usize| Left { start: a.start.add(row * a.row), ..a };
         while row + M <= rows {
             multiply::<S, M, 2>(s, from(row), b, depth, c.add(row * width), accumulate);
             row += M;

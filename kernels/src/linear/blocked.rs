@@ -27,32 +27,15 @@ impl Kernel for Run<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Product {
-            level,
-            x,
-            rows,
-            k,
-            n,
-            ..
-        } = *self.product;
-        let width = if rows <= S::LANES {
-            S::LANES
-        } else {
-            2 * S::LANES
-        };
+        let Product { level, x, rows, k, n, .. } = *self.product;
+        let width = if rows <= S::LANES { S::LANES } else { 2 * S::LANES };
         let panels = rows.div_ceil(width);
         let mut packed = Scratch::new(panels * width * k);
         let parts = Disjoint::new(&mut packed);
         pool().parallel_for(panels, |panel| {
             // SAFETY: each panel is written by one task.
             let out = unsafe { parts.part(panel * width * k..(panel + 1) * width * k) };
-            transpose(
-                x,
-                panel * width..rows.min((panel + 1) * width),
-                k,
-                width,
-                out,
-            );
+            transpose(x, panel * width..rows.min((panel + 1) * width), k, width, out);
         });
         let tiles = n.div_ceil(TILE_ROWS);
         // With few tiles, the panels are shared out too, at the price of dequantising a tile more than once.
@@ -79,10 +62,7 @@ fn transpose(x: &[f32], rows: Range<usize>, k: usize, width: usize, out: &mut [f
     for first in (0..k).step_by(16) {
         let columns = first..k.min(first + 16);
         for (lane, row) in rows.clone().enumerate() {
-            for (column, &value) in columns
-                .clone()
-                .zip(&x[row * k + first..row * k + columns.end])
-            {
+            for (column, &value) in columns.clone().zip(&x[row * k + first..row * k + columns.end]) {
                 out[column * width + lane] = value;
             }
         }
@@ -127,32 +107,16 @@ impl Tile<'_> {
             let depth = columns.len();
             let mut lines = tile.chunks_exact_mut(depth.max(1));
             for (row, out) in self.rows.clone().zip(&mut lines) {
-                Widen {
-                    weight,
-                    k,
-                    row,
-                    columns: columns.clone(),
-                    out,
-                }
-                .run(s);
+                Widen { weight, k, row, columns: columns.clone(), out }.run(s);
             }
             for panel in self.panels.clone() {
                 let right = self.packed[(panel * k + begin) * self.width..].as_ptr();
                 for first in (0..padded).step_by(M) {
-                    let left = Left {
-                        start: tile[first * depth..].as_ptr(),
-                        row: depth,
-                        step: 1,
-                    };
+                    let left = Left { start: tile[first * depth..].as_ptr(), row: depth, step: 1 };
                     // SAFETY: `tile` holds `padded` lines of `depth` values, the panel as many rows of
                     // `width = V * LANES`, and `sums` room for the largest kernel.
                     unsafe { multiply::<S, M, V>(s, left, right, depth, sums.as_mut_ptr(), false) };
-                    self.write(
-                        &sums,
-                        panel,
-                        first..self.rows.len().min(first + M),
-                        begin == 0,
-                    );
+                    self.write(&sums, panel, first..self.rows.len().min(first + M), begin == 0);
                 }
             }
         }
@@ -161,24 +125,14 @@ impl Tile<'_> {
     /// Writes, or adds, the sums `[lines, width]` of a panel to their place in the output.
     #[inline(always)]
     fn write(&self, sums: &[f32], panel: usize, lines: Range<usize>, first: bool) {
-        let Product {
-            rows,
-            n,
-            bias,
-            ref out,
-            ..
-        } = *self.product;
+        let Product { rows, n, bias, ref out, .. } = *self.product;
         let columns = self.rows.start + lines.start..self.rows.start + lines.end;
         for (lane, row) in (panel * self.width..rows.min((panel + 1) * self.width)).enumerate() {
             // SAFETY: in bounds by the checks; this tile and panel belong to one task.
             let out = unsafe { out.part(row * n + columns.start..row * n + columns.end) };
             for (line, out) in out.iter_mut().enumerate() {
                 let sum = sums[line * self.width + lane];
-                let before = if first {
-                    bias.map_or(0.0, |bias| bias[columns.start + line])
-                } else {
-                    *out
-                };
+                let before = if first { bias.map_or(0.0, |bias| bias[columns.start + line]) } else { *out };
                 *out = before + sum;
             }
         }

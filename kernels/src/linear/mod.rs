@@ -37,16 +37,8 @@ pub fn linear(
     if rows == 0 || n == 0 {
         return Ok(());
     }
-    let product = Product {
-        level: Level::current(),
-        x,
-        rows,
-        k,
-        weight: *weight,
-        n,
-        bias,
-        out: Disjoint::new(out),
-    };
+    let product =
+        Product { level: Level::current(), x, rows, k, weight: *weight, n, bias, out: Disjoint::new(out) };
     if rows <= FEW_ROWS {
         few::run(&product)
     } else {

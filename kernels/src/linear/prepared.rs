@@ -28,7 +28,8 @@ impl Prepared {
 /// Prepares activations for weights of `bits` (4 or 8) bits in groups of `group`.
 ///
 /// For 4 bits, eight vectors at a time are transposed: lane `l` of vector `j` is value `8 l + j`, which is what
-/// the `j`th nibbles of `LANES` consecutive words multiply. The end of a row is padded with 0.
+/// the `j`th nibbles of `LANES` consecutive words multiply. Where a row does not end with a chunk, one more
+/// covers its last values, with 0 for those that the chunk before it has, or pads a row shorter than a chunk.
 pub(super) struct Prepare<'a> {
     pub(super) x: &'a [f32],
     pub(super) rows: usize,
@@ -48,10 +49,7 @@ impl Kernel for Prepare<'_> {
         let (ordered, sums) = buffer.split_at_mut(self.rows * stride);
         for row in 0..self.rows {
             let x = &self.x[row * self.k..(row + 1) * self.k];
-            for (sum, group) in sums[row * groups..]
-                .iter_mut()
-                .zip(x.chunks_exact(self.group))
-            {
+            for (sum, group) in sums[row * groups..].iter_mut().zip(x.chunks_exact(self.group)) {
                 *sum = sum_of(s, group);
             }
             let ordered = &mut ordered[row * stride..(row + 1) * stride];
@@ -59,22 +57,30 @@ impl Kernel for Prepare<'_> {
                 ordered.copy_from_slice(x);
                 continue;
             }
-            for (ordered, x) in ordered.chunks_exact_mut(chunk).zip(x.chunks(chunk)) {
-                if x.len() < chunk {
-                    ordered.fill(0.0);
-                }
-                for (lane, eight) in x.chunks_exact(8).enumerate() {
-                    for (j, &value) in eight.iter().enumerate() {
-                        ordered[j * S::LANES + lane] = value;
-                    }
+            let (whole, rest) = (self.k / chunk * chunk, self.k % chunk);
+            order(S::LANES, &x[..whole], ordered);
+            if rest > 0 {
+                let last = &mut ordered[whole..];
+                let handled = if whole > 0 { chunk - rest } else { 0 };
+                last.fill(0.0);
+                order(S::LANES, &x[whole - handled..], last);
+                for line in last.chunks_exact_mut(S::LANES) {
+                    line[..handled / 8].fill(0.0);
                 }
             }
         }
-        Prepared {
-            buffer,
-            stride,
-            groups,
-            rows: self.rows,
+        Prepared { buffer, stride, groups, rows: self.rows }
+    }
+}
+
+/// Transposes `x`, whole eights, chunk by chunk.
+#[inline(always)]
+fn order(lanes: usize, x: &[f32], ordered: &mut [f32]) {
+    for (ordered, x) in ordered.chunks_exact_mut(8 * lanes).zip(x.chunks(8 * lanes)) {
+        for (lane, eight) in x.chunks_exact(8).enumerate() {
+            for (j, &value) in eight.iter().enumerate() {
+                ordered[j * lanes + lane] = value;
+            }
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Dot products of a few rows of activations with a few rows of weights, one implementation a storage.
 
-#![allow(
-    clippy::needless_range_loop,
-    reason = "the loops run over several arrays of registers side by side"
-)]
+#![allow(clippy::needless_range_loop, reason = "the loops run over several arrays of registers side by side")]
 
 use crate::simd::{Element, Simd};
 
@@ -25,7 +22,7 @@ pub(super) trait WeightRows {
 ///
 /// `sum x (scale q + bias) = scale sum x q + bias sum x`, group by group, so a bias costs one product a group.
 #[derive(Clone, Copy)]
-pub(super) struct AffineRows<const GROUP: usize> {
+pub(super) struct AffineRows {
     pub(super) packed: *const u32,
     pub(super) words: usize,
     pub(super) scales: *const f32,
@@ -36,7 +33,7 @@ pub(super) struct AffineRows<const GROUP: usize> {
     pub(super) sums: *const f32,
 }
 
-impl<const GROUP: usize> AffineRows<GROUP> {
+impl AffineRows {
     /// The part of the products that the biases make, not yet summed over lanes.
     ///
     /// # Safety
@@ -73,7 +70,7 @@ impl<const GROUP: usize> AffineRows<GROUP> {
 
 /// 4-bit rows: eight to a word.
 #[derive(Clone, Copy)]
-pub(super) struct Nibbles<const GROUP: usize>(pub(super) AffineRows<GROUP>);
+pub(super) struct Nibbles<const GROUP: usize>(pub(super) AffineRows);
 
 impl<const GROUP: usize> Nibbles<GROUP> {
     /// Adds `scales * (words . x)` to `out`, for eight vectors of activations at `x`.
@@ -100,11 +97,7 @@ impl<const GROUP: usize> Nibbles<GROUP> {
                 let q = s.low_nibble(words[w]);
                 words[w] = s.drop_nibble(words[w]);
                 for r in 0..R {
-                    sums[w][r] = if j == 0 {
-                        s.mul(q, right[r])
-                    } else {
-                        s.fma(q, right[r], sums[w][r])
-                    };
+                    sums[w][r] = if j == 0 { s.mul(q, right[r]) } else { s.fma(q, right[r], sums[w][r]) };
                 }
             }
         }
@@ -127,54 +120,49 @@ impl<const GROUP: usize> WeightRows for Nibbles<GROUP> {
         let rows = &self.0;
         let chunk = 8 * S::LANES;
         let spread = (chunk / GROUP).max(1);
-        // SAFETY: every offset is inside the rows the caller promises; the last chunk reads the words and
-        // scales that are left, and `x` is padded to whole chunks.
+        let (full, rest) = (rows.words / S::LANES, rows.words % S::LANES);
+        // SAFETY: every offset is inside the rows the caller promises. Where the words do not fill the last
+        // chunk, it reaches back over words already multiplied, for which `x` has 0 there; groups divide a
+        // chunk then. Rows shorter than a chunk, of less than four groups, are read as far as they go.
         unsafe {
             let mut out = rows.biases::<S, R, W>(s, first, x_row);
             let x = rows.x.add(x_row * rows.stride);
-            let full = rows.words / S::LANES;
+            let packed = rows.packed.add(first * rows.words);
+            let scales = rows.scales.add(first * rows.groups);
+            let mut words = [s.load_words_first(packed, 0); W];
+            let mut factors = [s.splat(0.0); W];
             for c in 0..full {
-                let words = std::array::from_fn(|w| {
-                    s.load_words(rows.packed.add((first + w) * rows.words + c * S::LANES))
-                });
-                let scales = std::array::from_fn(|w| {
-                    s.spread(
-                        rows.scales
-                            .add((first + w) * rows.groups + c * chunk / GROUP),
-                        spread,
-                    )
-                });
-                self.chunk(s, words, scales, x.add(c * chunk), &mut out);
+                for w in 0..W {
+                    words[w] = s.load_words(packed.add(w * rows.words + c * S::LANES));
+                    factors[w] = s.spread(scales.add(w * rows.groups + c * chunk / GROUP), spread);
+                }
+                self.chunk(s, words, factors, x.add(c * chunk), &mut out);
             }
-            let rest = rows.words - full * S::LANES;
-            if rest > 0 {
-                let words = std::array::from_fn(|w| {
-                    s.load_words_first(
-                        rows.packed.add((first + w) * rows.words + full * S::LANES),
-                        rest,
-                    )
-                });
-                let at = full * chunk / GROUP;
-                let scales = std::array::from_fn(|w| {
-                    let mut left = [0.0; 4];
-                    let scales = rows.scales.add((first + w) * rows.groups + at);
-                    std::ptr::copy_nonoverlapping(
-                        scales,
-                        left.as_mut_ptr(),
-                        (rows.groups - at).min(4),
-                    );
-                    s.spread(left.as_ptr(), spread)
-                });
-                self.chunk(s, words, scales, x.add(full * chunk), &mut out);
+            if rest > 0 && full > 0 {
+                for w in 0..W {
+                    words[w] = s.load_words(packed.add((w + 1) * rows.words - S::LANES));
+                    factors[w] = s.spread(scales.add((w + 1) * rows.groups - spread), spread);
+                }
+                self.chunk(s, words, factors, x.add(full * chunk), &mut out);
+            } else if rest > 0 {
+                let mut left = [[0.0; 4]; W];
+                for w in 0..W {
+                    words[w] = s.load_words_first(packed.add(w * rows.words), rest);
+                    for group in 0..rows.groups {
+                        left[w][group] = *scales.add(w * rows.groups + group);
+                    }
+                    factors[w] = s.spread(left[w].as_ptr(), spread);
+                }
+                self.chunk(s, words, factors, x, &mut out);
             }
-            out.map(|row| row.map(|lanes| s.sum(lanes)))
+            sums(s, &out)
         }
     }
 }
 
 /// 8-bit rows: four to a word.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<const GROUP: usize>(pub(super) AffineRows<GROUP>);
+pub(super) struct Bytes<const GROUP: usize>(pub(super) AffineRows);
 
 impl<const GROUP: usize> WeightRows for Bytes<GROUP> {
     #[inline(always)]
@@ -193,12 +181,7 @@ impl<const GROUP: usize> WeightRows for Bytes<GROUP> {
                 let mut sums = [[s.splat(0.0); R]; W];
                 for at in (group * GROUP..(group + 1) * GROUP).step_by(S::LANES) {
                     for w in 0..W {
-                        let q = s.load_bytes(
-                            rows.packed
-                                .add((first + w) * rows.words)
-                                .cast::<u8>()
-                                .add(at),
-                        );
+                        let q = s.load_bytes(rows.packed.add((first + w) * rows.words).cast::<u8>().add(at));
                         for r in 0..R {
                             sums[w][r] = s.fma(q, s.load(x.add(r * rows.stride + at)), sums[w][r]);
                         }
@@ -211,7 +194,7 @@ impl<const GROUP: usize> WeightRows for Bytes<GROUP> {
                     }
                 }
             }
-            out.map(|row| row.map(|lanes| s.sum(lanes)))
+            sums(s, &out)
         }
     }
 }
@@ -237,25 +220,37 @@ impl<T: Element> WeightRows for FloatRows<T> {
         let rest = self.k - full;
         // SAFETY: rows `first..first + W` of `values` and `x_row..x_row + R` of `x` hold `k` values.
         unsafe {
-            let values: [_; W] = std::array::from_fn(|w| self.values.add((first + w) * self.k));
-            let x: [_; R] = std::array::from_fn(|r| self.x.add((x_row + r) * self.k));
+            let values = self.values.add(first * self.k);
+            let x = self.x.add(x_row * self.k);
             for at in (0..full).step_by(S::LANES) {
                 for w in 0..W {
-                    let value = T::load(s, values[w].add(at));
+                    let value = T::load(s, values.add(w * self.k + at));
                     for r in 0..R {
-                        out[w][r] = s.fma(value, s.load(x[r].add(at)), out[w][r]);
+                        out[w][r] = s.fma(value, s.load(x.add(r * self.k + at)), out[w][r]);
                     }
                 }
             }
             if rest > 0 {
                 for w in 0..W {
-                    let value = T::load_first(s, values[w].add(full), rest);
+                    let value = T::load_first(s, values.add(w * self.k + full), rest);
                     for r in 0..R {
-                        out[w][r] = s.fma(value, s.load_first(x[r].add(full), rest), out[w][r]);
+                        out[w][r] = s.fma(value, s.load_first(x.add(r * self.k + full), rest), out[w][r]);
                     }
                 }
             }
-            out.map(|row| row.map(|lanes| s.sum(lanes)))
+            sums(s, &out)
         }
     }
+}
+
+/// The sum of the lanes of each vector.
+#[inline(always)]
+fn sums<S: Simd, const R: usize, const W: usize>(s: S, lanes: &[[S::F; R]; W]) -> [[f32; R]; W] {
+    let mut out = [[0.0; R]; W];
+    for w in 0..W {
+        for r in 0..R {
+            out[w][r] = s.sum(lanes[w][r]);
+        }
+    }
+    out
 }

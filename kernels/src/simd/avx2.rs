@@ -55,24 +55,19 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
-        isa!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
-            _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))
-        )))
+        isa!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
+            from.cast()
+        )))))
     }
     #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> __m256 {
-        isa!(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
-            from.cast()
-        ))))
+        isa!(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))))
     }
     #[inline(always)]
     unsafe fn load_nibbles(self, from: *const u8) -> __m256 {
         isa!({
             let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
-            self.low_nibble(_mm256_srlv_epi32(
-                word,
-                _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
-            ))
+            self.low_nibble(_mm256_srlv_epi32(word, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)))
         })
     }
     #[inline(always)]
@@ -112,9 +107,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round(self, a: __m256) -> __m256 {
-        isa!(_mm256_round_ps::<
-            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-        >(a))
+        isa!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
     }
     #[inline(always)]
     fn power_of_two(self, a: __m256) -> __m256 {
@@ -153,10 +146,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn low_nibble(self, a: __m256i) -> __m256 {
-        isa!(_mm256_cvtepi32_ps(_mm256_and_si256(
-            a,
-            _mm256_set1_epi32(15)
-        )))
+        isa!(_mm256_cvtepi32_ps(_mm256_and_si256(a, _mm256_set1_epi32(15))))
     }
     #[inline(always)]
     fn drop_nibble(self, a: __m256i) -> __m256i {

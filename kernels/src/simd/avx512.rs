@@ -55,27 +55,21 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
-        isa!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
-            _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))
-        )))
+        isa!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
+            from.cast()
+        )))))
     }
     #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> __m512 {
-        isa!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(
-            from.cast()
-        ))))
+        isa!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))))
     }
     #[inline(always)]
     unsafe fn load_nibbles(self, from: *const u8) -> __m512 {
         isa!({
             let eight_each = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-            let shifts =
-                _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+            let shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
             let words = _mm512_castsi128_si512(_mm_loadl_epi64(from.cast()));
-            self.low_nibble(_mm512_srlv_epi32(
-                _mm512_permutexvar_epi32(eight_each, words),
-                shifts,
-            ))
+            self.low_nibble(_mm512_srlv_epi32(_mm512_permutexvar_epi32(eight_each, words), shifts))
         })
     }
     #[inline(always)]
@@ -123,9 +117,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn round(self, a: __m512) -> __m512 {
-        isa!(_mm512_roundscale_ps::<
-            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-        >(a))
+        isa!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
     }
     #[inline(always)]
     fn power_of_two(self, a: __m512) -> __m512 {
@@ -136,19 +128,25 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn select_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
-        isa!(_mm512_mask_blend_ps(
-            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
-            no,
-            yes
-        ))
+        isa!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
     }
     #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
-        isa!(_mm512_reduce_add_ps(a))
+        isa!({
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
     }
     #[inline(always)]
     fn largest(self, a: __m512) -> f32 {
-        isa!(_mm512_reduce_max_ps(a))
+        isa!({
+            let eight = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
     }
     #[inline(always)]
     unsafe fn load_words(self, from: *const u32) -> __m512i {
@@ -162,9 +160,8 @@ impl Simd for Avx512 {
     fn low_nibble(self, a: __m512i) -> __m512 {
         // The permutation looks at the four lowest bits of an index only, so it masks and converts at once.
         isa!({
-            let numbers = _mm512_setr_ps(
-                0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
-            );
+            let numbers =
+                _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
             _mm512_permutexvar_ps(a, numbers)
         })
     }

@@ -26,7 +26,8 @@ pub(crate) const MAX_LANES: usize = 16;
 /// An instruction set. A value proves that this CPU has it, so only memory access is unsafe.
 ///
 /// All implementations and all kernels over them are `#[inline(always)]`: they must end up inside the
-/// function of [`dispatch`] that enables the instructions.
+/// function of [`dispatch`] that enables the instructions. For the same reason kernels loop over their
+/// vectors rather than map closures over them: a closure is a function of its own, without the instructions.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `f32` lanes of a vector.
     const LANES: usize;

@@ -70,9 +70,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const bf16) -> float32x4_t {
-        isa!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(
-            vld1_u16(from.cast())
-        ))))
+        isa!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(from.cast())))))
     }
     #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> float32x4_t {
@@ -133,13 +131,7 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn select_less(
-        self,
-        a: float32x4_t,
-        b: float32x4_t,
-        yes: float32x4_t,
-        no: float32x4_t,
-    ) -> float32x4_t {
+    fn select_less(self, a: float32x4_t, b: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
         isa!(vbslq_f32(vcltq_f32(a, b), yes, no))
     }
     #[inline(always)]

@@ -166,11 +166,7 @@ impl Simd for Portable {
 pub(crate) fn widen(value: f16) -> f32 {
     let bits = u32::from(value.to_bits());
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((254 - 15) << 23);
-    let special = if bits & 0x7c00 == 0x7c00 {
-        0xff << 23
-    } else {
-        0
-    };
+    let special = if bits & 0x7c00 == 0x7c00 { 0xff << 23 } else { 0 };
     f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
 }
 

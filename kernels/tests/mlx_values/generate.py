@@ -24,8 +24,10 @@ def numbers(array: mx.array) -> str:
 
 print("//! What MLX 0.32.4 makes of the matrix in `generate.py`; written by it.\n")
 print("/// Bits, group size, packed words, and the bits of scales and biases.")
+print("pub(crate) type Case<'a> = (u32, usize, &'a [u32], &'a [u32], &'a [u32]);\n")
+print("/// Every layout.")
 print("#[rustfmt::skip]")
-print("pub(crate) const CASES: &[(u32, usize, &[u32], &[u32], &[u32])] = &[")
+print("pub(crate) const CASES: &[Case<'static>] = &[")
 for bits in (2, 3, 4, 5, 6, 8):
     for group in (32, 64, 128):
         packed, scales, biases = mx.quantize(mx.array(matrix()), group_size=group, bits=bits)

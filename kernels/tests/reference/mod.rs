@@ -22,28 +22,17 @@ pub(crate) fn uniform(seed: u64, len: usize, range: Range<f32>) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1u64 << 24) as f32
     };
-    (0..len)
-        .map(|_| range.start + next() * (range.end - range.start))
-        .collect()
+    (0..len).map(|_| range.start + next() * (range.end - range.start)).collect()
 }
 
 /// `x W^T + bias` and, for tolerances, `|x| |W|^T + |bias|`.
-pub(crate) fn linear(
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    k: usize,
-    n: usize,
-) -> Vec<(f64, f64)> {
+pub(crate) fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize, n: usize) -> Vec<(f64, f64)> {
     let rows = x.len() / k.max(1);
     let mut out = Vec::with_capacity(rows * n);
     for row in x.chunks_exact(k) {
         for column in 0..n {
             let bias = bias.map_or(0.0, |bias| f64::from(bias[column]));
-            let terms = row
-                .iter()
-                .zip(&w[column * k..])
-                .map(|(&x, &w)| f64::from(x) * f64::from(w));
+            let terms = row.iter().zip(&w[column * k..]).map(|(&x, &w)| f64::from(x) * f64::from(w));
             let (sum, size) = terms.fold((bias, bias.abs()), |(s, a), t| (s + t, a + t.abs()));
             out.push((sum, size));
         }
@@ -57,9 +46,6 @@ pub(crate) fn assert_close(found: &[f32], expected: &[(f64, f64)], tolerance: f6
     assert_eq!(found.len(), expected.len(), "{what}: length");
     for (at, (&found, &(value, size))) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(found) - value).abs();
-        assert!(
-            error <= tolerance * size,
-            "{what}: value {at} is {found}, not {value} (size {size})"
-        );
+        assert!(error <= tolerance * size, "{what}: value {at} is {found}, not {value} (size {size})");
     }
 }
