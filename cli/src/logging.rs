@@ -1,5 +1,7 @@
 //! Log lines on standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging: warnings for one-shot commands, information for servers, more with `-v`;
@@ -15,7 +17,12 @@ pub(crate) fn init(verbose: u8, long_running: bool) {
         Ok(text) if !text.is_empty() => EnvFilter::new(text),
         _ => EnvFilter::new(directives(ours)),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 /// Our own crates at `level`; libraries speak only when something is wrong.

@@ -126,7 +126,7 @@ fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadM
         model: model.to_owned(),
         served_name: alias.unwrap_or_default(),
         quantize_bits: args.quantize.unwrap_or(0),
-        quantize_group_size: args.group_size,
+        quantize_group_size: args.quantize.map_or(0, |_| args.group_size),
         context_tokens: args.ctx_size.unwrap_or(0),
     }
 }
