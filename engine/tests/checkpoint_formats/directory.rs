@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 use crate::fixtures::{Raw, floats, llama, model, safetensors, two_tensors, write};
 
 fn refusal(path: &std::path::Path) -> String {
-    let error = Checkpoint::open(path)
-        .err()
-        .expect("the checkpoint is refused");
+    let error = Checkpoint::open(path).err().expect("the checkpoint is refused");
     let text = error.to_string();
     assert!(!text.contains('\n'), "one line: {text}");
     text
@@ -19,20 +17,11 @@ fn refusal(path: &std::path::Path) -> String {
 fn tensors_come_back_with_type_shape_and_bytes() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
     let checkpoint = Checkpoint::open(directory.path()).expect("opens");
-    assert_eq!(
-        checkpoint.names().collect::<Vec<_>>(),
-        ["a.weight", "b.weight"]
-    );
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a.weight", "b.weight"]);
     assert_eq!(checkpoint.total_bytes(), 28);
     let tensor = checkpoint.tensor("b.weight").expect("exists");
-    assert_eq!(
-        (tensor.dtype, tensor.shape.as_slice()),
-        (TensorDtype::F32, [3].as_slice())
-    );
-    assert_eq!(
-        tensor.bytes.as_ref(),
-        [5.0_f32, 6.0, 7.0].map(f32::to_le_bytes).concat()
-    );
+    assert_eq!((tensor.dtype, tensor.shape.as_slice()), (TensorDtype::F32, [3].as_slice()));
+    assert_eq!(tensor.bytes.as_ref(), [5.0_f32, 6.0, 7.0].map(f32::to_le_bytes).concat());
 }
 
 #[test]
@@ -48,28 +37,11 @@ fn bytes_outlive_the_checkpoint() {
 fn shards_are_found_through_the_index() {
     let directory = model(&llama(), &safetensors(&[], |_| {}));
     std::fs::remove_file(directory.path().join("model.safetensors")).expect("removed");
-    write(
-        directory.path(),
-        "one.safetensors",
-        safetensors(&two_tensors()[..1], |_| {}),
-    );
-    write(
-        directory.path(),
-        "two.safetensors",
-        safetensors(&two_tensors()[1..], |_| {}),
-    );
-    write(
-        directory.path(),
-        "unrelated.safetensors",
-        b"not even a header",
-    );
-    let index =
-        json!({"weight_map": {"a.weight": "one.safetensors", "b.weight": "two.safetensors"}});
-    write(
-        directory.path(),
-        "model.safetensors.index.json",
-        index.to_string(),
-    );
+    write(directory.path(), "one.safetensors", safetensors(&two_tensors()[..1], |_| {}));
+    write(directory.path(), "two.safetensors", safetensors(&two_tensors()[1..], |_| {}));
+    write(directory.path(), "unrelated.safetensors", b"not even a header");
+    let index = json!({"weight_map": {"a.weight": "one.safetensors", "b.weight": "two.safetensors"}});
+    write(directory.path(), "model.safetensors.index.json", index.to_string());
     let checkpoint = Checkpoint::open(directory.path()).expect("opens");
     assert_eq!(checkpoint.names().count(), 2);
 }
@@ -78,27 +50,16 @@ fn shards_are_found_through_the_index() {
 fn an_index_that_names_a_missing_shard_says_which() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
     let index = json!({"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}});
-    write(
-        directory.path(),
-        "model.safetensors.index.json",
-        index.to_string(),
-    );
+    write(directory.path(), "model.safetensors.index.json", index.to_string());
     let text = refusal(directory.path());
-    assert!(
-        text.contains("has no model-00001-of-00002.safetensors"),
-        "{text}"
-    );
+    assert!(text.contains("has no model-00001-of-00002.safetensors"), "{text}");
 }
 
 #[test]
 fn an_index_cannot_reach_outside_its_directory() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
     let index = json!({"weight_map": {"a.weight": "../model.safetensors"}});
-    write(
-        directory.path(),
-        "model.safetensors.index.json",
-        index.to_string(),
-    );
+    write(directory.path(), "model.safetensors.index.json", index.to_string());
     let text = refusal(directory.path());
     assert!(text.contains("not in a file beside it"), "{text}");
 }
@@ -107,11 +68,7 @@ fn an_index_cannot_reach_outside_its_directory() {
 fn a_tensor_the_index_promises_must_be_in_its_shard() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
     let index = json!({"weight_map": {"c.weight": "model.safetensors"}});
-    write(
-        directory.path(),
-        "model.safetensors.index.json",
-        index.to_string(),
-    );
+    write(directory.path(), "model.safetensors.index.json", index.to_string());
     let text = refusal(directory.path());
     assert!(text.contains("lists tensor c.weight"), "{text}");
 }
@@ -119,11 +76,7 @@ fn a_tensor_the_index_promises_must_be_in_its_shard() {
 #[test]
 fn two_files_with_the_same_tensor_are_refused() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
-    write(
-        directory.path(),
-        "model-2.safetensors",
-        safetensors(&two_tensors()[..1], |_| {}),
-    );
+    write(directory.path(), "model-2.safetensors", safetensors(&two_tensors()[..1], |_| {}));
     let text = refusal(directory.path());
     assert!(text.contains("both hold tensor a.weight"), "{text}");
 }
@@ -135,10 +88,7 @@ fn every_truncation_is_reported_as_damage() {
     for length in 0..whole.len() {
         write(directory.path(), "model.safetensors", &whole[..length]);
         let error = Checkpoint::open(directory.path()).err().expect("refused");
-        assert!(
-            matches!(error, CheckpointError::Damaged { .. }),
-            "{length} bytes: {error}"
-        );
+        assert!(matches!(error, CheckpointError::Damaged { .. }), "{length} bytes: {error}");
     }
 }
 
@@ -147,10 +97,7 @@ fn damage_names_the_file_and_the_mend() {
     let whole = safetensors(&two_tensors(), |_| {});
     let directory = model(&llama(), &whole[..whole.len() - 1]);
     let text = refusal(directory.path());
-    assert!(
-        text.contains("model.safetensors is damaged") && text.contains("download"),
-        "{text}"
-    );
+    assert!(text.contains("model.safetensors is damaged") && text.contains("download"), "{text}");
 }
 
 #[test]
@@ -165,10 +112,7 @@ fn headers_that_lie_are_refused() {
     for (index, lie) in lies.into_iter().enumerate() {
         let directory = model(&llama(), &safetensors(&two_tensors(), lie));
         let error = Checkpoint::open(directory.path()).err().expect("refused");
-        assert!(
-            matches!(error, CheckpointError::Damaged { .. }),
-            "lie {index}: {error}"
-        );
+        assert!(matches!(error, CheckpointError::Damaged { .. }), "lie {index}: {error}");
     }
 }
 
@@ -182,12 +126,7 @@ fn a_header_longer_than_the_file_is_refused() {
 
 #[test]
 fn types_no_weight_has_are_refused_by_name() {
-    let tensor = Raw {
-        name: "a.weight",
-        dtype: "F8_E4M3",
-        shape: vec![4],
-        bytes: vec![0; 4],
-    };
+    let tensor = Raw { name: "a.weight", dtype: "F8_E4M3", shape: vec![4], bytes: vec![0; 4] };
     let directory = model(&llama(), &safetensors(&[tensor], |_| {}));
     assert!(refusal(directory.path()).contains("tensor a.weight of type F8_E4M3"));
 }
@@ -226,10 +165,7 @@ fn an_unreadable_config_names_the_file() {
 fn a_path_that_does_not_exist_says_what_to_give() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let text = refusal(&directory.path().join("absent"));
-    assert!(
-        text.starts_with("no model at") && text.contains(".gguf"),
-        "{text}"
-    );
+    assert!(text.starts_with("no model at") && text.contains(".gguf"), "{text}");
 }
 
 #[test]
@@ -237,31 +173,16 @@ fn a_missing_tensor_is_an_error_that_names_it() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
     let checkpoint = Checkpoint::open(directory.path()).expect("opens");
     let error = checkpoint.tensor("c.weight").expect_err("refused");
-    assert!(
-        error.to_string().contains("has no tensor c.weight"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("has no tensor c.weight"), "{error}");
 }
 
 #[test]
 fn an_unexpected_shape_or_type_is_an_error_that_names_both() {
     let directory = model(&llama(), &safetensors(&two_tensors(), |_| {}));
-    let tensor = Checkpoint::open(directory.path())
-        .expect("opens")
-        .tensor("a.weight")
-        .expect("exists");
-    let shape = tensor
-        .expect_shape(&[4, 1])
-        .expect_err("refused")
-        .to_string();
-    assert!(
-        shape.contains("has shape [2, 2], expected [4, 1]"),
-        "{shape}"
-    );
-    let dtype = tensor
-        .expect_dtype(&[TensorDtype::U32])
-        .expect_err("refused")
-        .to_string();
+    let tensor = Checkpoint::open(directory.path()).expect("opens").tensor("a.weight").expect("exists");
+    let shape = tensor.expect_shape(&[4, 1]).expect_err("refused").to_string();
+    assert!(shape.contains("has shape [2, 2], expected [4, 1]"), "{shape}");
+    let dtype = tensor.expect_dtype(&[TensorDtype::U32]).expect_err("refused").to_string();
     assert!(dtype.contains("has type F32, expected U32"), "{dtype}");
 }
 
@@ -278,51 +199,28 @@ fn quantized(section: Value) -> tempfile::TempDir {
 
 #[test]
 fn modules_are_quantised_by_default_by_override_or_not_at_all() {
-    let directory =
-        quantized(json!({"bits": 4, "group_size": 64, "x.up": {"bits": 8, "group_size": 32}}));
+    let directory = quantized(json!({"bits": 4, "group_size": 64, "x.up": {"bits": 8, "group_size": 32}}));
     let checkpoint = Checkpoint::open(directory.path()).expect("opens");
     let of = |path| checkpoint.quantization().for_module(path);
-    assert_eq!(
-        of("x.down"),
-        Some(Quantization {
-            bits: 4,
-            group_size: 64
-        })
-    );
-    assert_eq!(
-        of("x.up"),
-        Some(Quantization {
-            bits: 8,
-            group_size: 32
-        })
-    );
+    assert_eq!(of("x.down"), Some(Quantization { bits: 4, group_size: 64 }));
+    assert_eq!(of("x.up"), Some(Quantization { bits: 8, group_size: 32 }));
     assert_eq!(of("x.gate"), None);
 }
 
 #[test]
 fn quantisation_follows_renamed_tensors() {
-    let directory =
-        quantized(json!({"bits": 4, "group_size": 64, "x.up": {"bits": 8, "group_size": 32}}));
+    let directory = quantized(json!({"bits": 4, "group_size": 64, "x.up": {"bits": 8, "group_size": 32}}));
     let mut checkpoint = Checkpoint::open(directory.path()).expect("opens");
     checkpoint.rename(&|name| name.strip_prefix("x.").map(|rest| format!("y.{rest}")));
     assert!(checkpoint.contains("y.up.scales"));
-    assert_eq!(
-        checkpoint.quantization().for_module("y.up"),
-        Some(Quantization {
-            bits: 8,
-            group_size: 32
-        })
-    );
+    assert_eq!(checkpoint.quantization().for_module("y.up"), Some(Quantization { bits: 8, group_size: 32 }));
     assert_eq!(checkpoint.quantization().for_module("x.up"), None);
 }
 
 #[test]
 fn quantisation_that_is_not_affine_is_refused_by_name() {
     let cases = [
-        (
-            json!({"bits": 4, "group_size": 32, "mode": "mxfp4"}),
-            "mode mxfp4",
-        ),
+        (json!({"bits": 4, "group_size": 32, "mode": "mxfp4"}), "mode mxfp4"),
         (
             json!({"bits": 4, "group_size": 32, "x.up": {"bits": 8, "group_size": 32, "mode": "mxfp8"}}),
             "mode mxfp8 for x.up",
@@ -331,17 +229,11 @@ fn quantisation_that_is_not_affine_is_refused_by_name() {
         (json!({"bits": 7, "group_size": 32}), "bits 7"),
         (json!({"bits": 4, "group_size": 48}), "group_size 48"),
         (json!({"bits": 4}), "no group_size"),
-        (
-            json!({"bits": 4, "group_size": 64, "x.up": false}),
-            "x.up is not quantised, but",
-        ),
+        (json!({"bits": 4, "group_size": 64, "x.up": false}), "x.up is not quantised, but"),
     ];
     for (section, expected) in cases {
         let text = refusal(quantized(section).path());
-        assert!(
-            text.contains("config.json") && text.contains(expected),
-            "{text}"
-        );
+        assert!(text.contains("config.json") && text.contains(expected), "{text}");
     }
 }
 

@@ -19,9 +19,7 @@ fn describe(changes: Value) -> Decoder {
 }
 
 fn refusal(config: &Value) -> String {
-    families::describe(config)
-        .expect_err("the configuration is refused")
-        .to_string()
+    families::describe(config).expect_err("the configuration is refused").to_string()
 }
 
 fn attention(decoder: &Decoder, layer: usize) -> &Attention {
@@ -30,57 +28,34 @@ fn attention(decoder: &Decoder, layer: usize) -> &Attention {
 }
 
 fn frequencies(changes: Value) -> Vec<f32> {
-    attention(&describe(changes), 0)
-        .rope
-        .inverse_frequencies
-        .clone()
+    attention(&describe(changes), 0).rope.inverse_frequencies.clone()
 }
 
 fn assert_close(found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
-        assert!(
-            (found / expected - 1.0).abs() < 2e-6,
-            "{found} is not {expected}"
-        );
+        assert!((found / expected - 1.0).abs() < 2e-6, "{found} is not {expected}");
     }
 }
 
 #[test]
 fn llama_names_sizes_and_cuts_every_weight() {
     let decoder = describe(json!({"tie_word_embeddings": false}));
-    assert_eq!(
-        (
-            decoder.layers.len(),
-            decoder.vocab_size,
-            decoder.max_context
-        ),
-        (2, 32, 128)
-    );
+    assert_eq!((decoder.layers.len(), decoder.vocab_size, decoder.max_context), (2, 32, 128));
     let attention = attention(&decoder, 1);
     assert_eq!(attention.key.name, "model.layers.1.self_attn.k_proj");
     assert_eq!((attention.key.inputs, attention.key.outputs), (64, 32));
-    assert_eq!(
-        (attention.key.cut, attention.output.cut),
-        (Cut::Heads(16), Cut::RowHeads(16))
-    );
+    assert_eq!((attention.key.cut, attention.output.cut), (Cut::Heads(16), Cut::RowHeads(16)));
     assert!((attention.scale - 0.25).abs() < 1e-7);
     let FeedForward::Gated { down, .. } = &decoder.layers[0].feed_forward;
     assert_eq!((down.inputs, down.outputs, down.cut), (96, 64, Cut::Row));
     let head = decoder.head.expect("untied");
-    assert_eq!(
-        (head.name.as_str(), head.outputs, head.cut),
-        ("lm_head", 32, Cut::Vocabulary)
-    );
+    assert_eq!((head.name.as_str(), head.outputs, head.cut), ("lm_head", 32, Cut::Vocabulary));
 }
 
 #[test]
 fn a_tied_head_is_absent() {
-    assert!(
-        describe(json!({"tie_word_embeddings": true}))
-            .head
-            .is_none()
-    );
+    assert!(describe(json!({"tie_word_embeddings": true})).head.is_none());
 }
 
 #[test]
@@ -95,10 +70,7 @@ fn biases_follow_the_family() {
     assert_eq!(biases(json!({"attention_bias": true})), (true, true, false));
     assert_eq!(biases(json!({"mlp_bias": true})), (false, false, true));
     assert_eq!(biases(json!({"model_type": "qwen2"})), (true, false, false));
-    assert_eq!(
-        biases(json!({"model_type": "qwen3", "head_dim": 16})),
-        (false, false, false)
-    );
+    assert_eq!(biases(json!({"model_type": "qwen3", "head_dim": 16})), (false, false, false));
 }
 
 #[test]
@@ -112,10 +84,7 @@ fn qwen3_normalises_heads_and_needs_their_width() {
 
 #[test]
 fn key_value_heads_default_to_query_heads() {
-    assert_eq!(
-        attention(&describe(json!({"num_key_value_heads": null})), 0).kv_heads,
-        4
-    );
+    assert_eq!(attention(&describe(json!({"num_key_value_heads": null})), 0).kv_heads, 4);
 }
 
 #[test]
@@ -125,44 +94,28 @@ fn windows_follow_the_family() {
         (attention(&decoder, 0).window, attention(&decoder, 1).window)
     };
     assert_eq!(windows(json!({"sliding_window": 8})), (None, None));
-    assert_eq!(
-        windows(json!({"model_type": "mistral", "sliding_window": 8})),
-        (Some(8), Some(8))
-    );
-    assert_eq!(
-        windows(json!({"model_type": "mistral", "sliding_window": null})),
-        (None, None)
-    );
+    assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": 8})), (Some(8), Some(8)));
+    assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), (None, None));
     let qwen2 = json!({"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 1});
     assert_eq!(windows(qwen2.clone()), (None, None));
     let mut sliding = qwen2;
     sliding["use_sliding_window"] = json!(true);
     assert_eq!(windows(sliding), (None, Some(8)));
     let types = json!(["sliding_attention", "full_attention"]);
-    assert_eq!(
-        windows(json!({"sliding_window": 8, "layer_types": types})),
-        (Some(8), None)
-    );
+    assert_eq!(windows(json!({"sliding_window": 8, "layer_types": types})), (Some(8), None));
 }
 
 #[test]
 fn plain_frequencies_are_powers_of_theta() {
-    assert_close(
-        &frequencies(json!({"rope_theta": 10000.0, "head_dim": 4})),
-        &[1.0, 0.01],
-    );
-    let nested =
-        json!({"rope_parameters": {"rope_theta": 100.0, "rope_type": "default"}, "head_dim": 4});
+    assert_close(&frequencies(json!({"rope_theta": 10000.0, "head_dim": 4})), &[1.0, 0.01]);
+    let nested = json!({"rope_parameters": {"rope_theta": 100.0, "rope_type": "default"}, "head_dim": 4});
     assert_close(&frequencies(nested), &[1.0, 0.1]);
 }
 
 #[test]
 fn linear_scaling_slows_every_frequency() {
     let scaling = json!({"type": "linear", "factor": 4.0});
-    assert_close(
-        &frequencies(json!({"rope_scaling": scaling, "head_dim": 4})),
-        &[0.25, 0.0025],
-    );
+    assert_close(&frequencies(json!({"rope_scaling": scaling, "head_dim": 4})), &[0.25, 0.0025]);
 }
 
 // The expected values of the next two tests are 1 / `_freqs` of mlx-lm 0.32.2's rope classes.
@@ -173,10 +126,7 @@ fn llama3_scaling_matches_mlx_lm() {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32,
     });
-    assert_close(
-        &frequencies(json!({"rope_scaling": scaling, "head_dim": 16})),
-        LLAMA3,
-    );
+    assert_close(&frequencies(json!({"rope_scaling": scaling, "head_dim": 16})), LLAMA3);
 }
 
 #[test]
@@ -195,10 +145,7 @@ fn scaling_that_depends_on_length_is_refused_by_name() {
     for kind in ["dynamic", "longrope", "mrope"] {
         let config = with(json!({"rope_scaling": {"rope_type": kind, "factor": 2.0}}));
         let text = refusal(&config);
-        assert!(
-            text.contains(kind) && text.contains("supported: default, linear, llama3, yarn"),
-            "{text}"
-        );
+        assert!(text.contains(kind) && text.contains("supported: default, linear, llama3, yarn"), "{text}");
     }
 }
 
@@ -217,10 +164,7 @@ fn every_required_key_is_named_when_it_is_missing() {
         let mut config = llama();
         config.as_object_mut().expect("an object").remove(key);
         let text = refusal(&config);
-        assert!(
-            text.starts_with(&format!("config.json has no {key};")),
-            "{text}"
-        );
+        assert!(text.starts_with(&format!("config.json has no {key};")), "{text}");
     }
 }
 
@@ -247,10 +191,7 @@ fn nonsense_values_are_refused_with_the_key() {
     for changes in cases {
         let text = refusal(&with(changes.clone()));
         let keys = changes.as_object().expect("an object");
-        assert!(
-            keys.keys().any(|key| text.contains(key.as_str())),
-            "{changes}: {text}"
-        );
+        assert!(keys.keys().any(|key| text.contains(key.as_str())), "{changes}: {text}");
     }
 }
 
@@ -274,18 +215,9 @@ fn every_listed_model_type_is_described() {
 #[test]
 fn stored_names_are_brought_to_one_form() {
     let name = families::weight_name;
-    assert_eq!(
-        name("layers.0.mlp.up_proj.weight").as_deref(),
-        Some("model.layers.0.mlp.up_proj.weight")
-    );
-    assert_eq!(
-        name("language_model.model.norm.weight").as_deref(),
-        Some("model.norm.weight")
-    );
-    assert_eq!(
-        name("language_model.lm_head.scales").as_deref(),
-        Some("lm_head.scales")
-    );
+    assert_eq!(name("layers.0.mlp.up_proj.weight").as_deref(), Some("model.layers.0.mlp.up_proj.weight"));
+    assert_eq!(name("language_model.model.norm.weight").as_deref(), Some("model.norm.weight"));
+    assert_eq!(name("language_model.lm_head.scales").as_deref(), Some("lm_head.scales"));
     assert_eq!(
         name("model.layers.0.mlp.up_proj.weight").as_deref(),
         Some("model.layers.0.mlp.up_proj.weight")
@@ -293,24 +225,7 @@ fn stored_names_are_brought_to_one_form() {
     assert_eq!(name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
 }
 
-const LLAMA3: &[f32] = &[
-    1.0,
-    0.09583998,
-    0.0125,
-    0.0039528473,
-    0.00125,
-    0.00039528473,
-    0.000125,
-    3.9528473e-05,
-];
-const YARN: &[f32] = &[
-    1.0,
-    0.2569351,
-    0.0625,
-    0.013834966,
-    0.0025,
-    0.00079056947,
-    0.00025,
-    7.905694e-05,
-];
+const LLAMA3: &[f32] =
+    &[1.0, 0.09583998, 0.0125, 0.0039528473, 0.00125, 0.00039528473, 0.000125, 3.9528473e-05];
+const YARN: &[f32] = &[1.0, 0.2569351, 0.0625, 0.013834966, 0.0025, 0.00079056947, 0.00025, 7.905694e-05];
 const YARN_MAGNITUDE: f32 = 1.138_629_4;

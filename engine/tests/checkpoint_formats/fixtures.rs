@@ -15,16 +15,8 @@ pub(crate) struct Raw {
 /// An f32 tensor.
 pub(crate) fn floats(name: &'static str, shape: &[usize], values: &[f32]) -> Raw {
     assert_eq!(shape.iter().product::<usize>(), values.len());
-    let bytes = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
-    Raw {
-        name,
-        dtype: "F32",
-        shape: shape.to_vec(),
-        bytes,
-    }
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Raw { name, dtype: "F32", shape: shape.to_vec(), bytes }
 }
 
 /// A safetensors file, with a chance to change its header.
@@ -34,7 +26,8 @@ pub(crate) fn safetensors(tensors: &[Raw], edit: impl FnOnce(&mut Value)) -> Vec
     for tensor in tensors {
         let start = data.len();
         data.extend(&tensor.bytes);
-        let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, data.len()]});
+        let entry =
+            json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, data.len()]});
         header.insert(tensor.name.to_owned(), entry);
     }
     let mut header = Value::Object(header);
@@ -48,10 +41,7 @@ pub(crate) fn safetensors(tensors: &[Raw], edit: impl FnOnce(&mut Value)) -> Vec
 
 /// Two small tensors.
 pub(crate) fn two_tensors() -> Vec<Raw> {
-    vec![
-        floats("a.weight", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
-        floats("b.weight", &[3], &[5.0, 6.0, 7.0]),
-    ]
+    vec![floats("a.weight", &[2, 2], &[1.0, 2.0, 3.0, 4.0]), floats("b.weight", &[3], &[5.0, 6.0, 7.0])]
 }
 
 pub(crate) fn write(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) {

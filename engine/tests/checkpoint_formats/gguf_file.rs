@@ -115,15 +115,11 @@ fn meta(out: &mut Vec<u8>, value: &Meta) {
         }
         Meta::I32s(values) => {
             array(out, 5, values.len());
-            values
-                .iter()
-                .for_each(|value| out.extend(value.to_le_bytes()));
+            values.iter().for_each(|value| out.extend(value.to_le_bytes()));
         }
         Meta::F32s(values) => {
             array(out, 6, values.len());
-            values
-                .iter()
-                .for_each(|value| out.extend(value.to_le_bytes()));
+            values.iter().for_each(|value| out.extend(value.to_le_bytes()));
         }
     }
 }
@@ -131,24 +127,13 @@ fn meta(out: &mut Vec<u8>, value: &Meta) {
 /// An f32 tensor counting up from `first`.
 pub(crate) fn counting(name: &str, shape: &[usize], first: f32) -> GgmlTensor {
     let count = shape.iter().product::<usize>();
-    let bytes = (0..count)
-        .flat_map(|i| (first + i as f32).to_le_bytes())
-        .collect();
-    GgmlTensor {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-        kind: F32,
-        bytes,
-    }
+    let bytes = (0..count).flat_map(|i| (first + i as f32).to_le_bytes()).collect();
+    GgmlTensor { name: name.to_owned(), shape: shape.to_vec(), kind: F32, bytes }
 }
 
 /// One layer of Llama with two heads of eight, and a byte-level vocabulary of four tokens.
 pub(crate) fn tiny() -> GgufFile {
-    let mut file = GgufFile {
-        version: 3,
-        meta: Vec::new(),
-        tensors: Vec::new(),
-    };
+    let mut file = GgufFile { version: 3, meta: Vec::new(), tensors: Vec::new() };
     let strings = |texts: &[&str]| Meta::Texts(texts.iter().map(|&text| text.to_owned()).collect());
     file.set("general.architecture", Meta::Text("llama".into()))
         .set("llama.block_count", Meta::U32(1))

@@ -32,18 +32,17 @@ pub(super) struct Architecture {
 }
 
 /// Reads the architecture; `file` are the container's bytes.
-pub(super) fn read_architecture(
-    container: &Container,
-    file: &[u8],
-) -> Result<Architecture, Refusal> {
+pub(super) fn read_architecture(container: &Container, file: &[u8]) -> Result<Architecture, Refusal> {
     let metadata = &container.metadata;
+    if let Some(parts) = metadata.count("split.count")?.filter(|&parts| parts > 1) {
+        let what = "parts of a model; merge them with llama-gguf-split --merge";
+        return Err(Refusal::Unsupported(format!("is one of {parts} {what}")));
+    }
     let Some(name) = metadata.text("general.architecture")? else {
         return Err(Refusal::Damaged("it has no general.architecture".into()));
     };
     if !matches!(name, "llama" | "qwen2" | "qwen3") {
-        let what = format!(
-            "has architecture {name}, which is not supported as GGUF; supported: {SUPPORTED}"
-        );
+        let what = format!("has architecture {name}, which is not supported as GGUF; supported: {SUPPORTED}");
         return Err(Refusal::Unsupported(what));
     }
     let reader = Reader { container, name };
@@ -108,14 +107,10 @@ impl Reader<'_> {
             }
         }
         if self.name != "llama"
-            && self
-                .optional_count("attention.sliding_window")?
-                .is_some_and(|window| window > 0)
+            && self.optional_count("attention.sliding_window")?.is_some_and(|window| window > 0)
         {
             let key = self.key("attention.sliding_window");
-            return Err(Refusal::Unsupported(format!(
-                "sets {key}, which is supported for llama only"
-            )));
+            return Err(Refusal::Unsupported(format!("sets {key}, which is supported for llama only")));
         }
         Ok(())
     }
@@ -123,74 +118,41 @@ impl Reader<'_> {
     fn sizes(&self) -> Result<Sizes, String> {
         let hidden = self.count("embedding_length")?;
         let heads = self.count("attention.head_count")?;
-        let derived = hidden
-            .checked_div(heads)
-            .ok_or("it has no attention heads")?;
-        let head_dim = self
-            .optional_count("attention.key_length")?
-            .unwrap_or(derived);
+        let derived = hidden.checked_div(heads).ok_or("it has no attention heads")?;
+        let head_dim = self.optional_count("attention.key_length")?.unwrap_or(derived);
         if head_dim < 2 || !head_dim.is_multiple_of(2) || head_dim > 1 << 16 {
-            return Err(format!(
-                "its heads are {head_dim} wide, expected an even number"
-            ));
+            return Err(format!("its heads are {head_dim} wide, expected an even number"));
         }
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(other) = self.optional_count(key)?.filter(|&other| other != head_dim) {
-                return Err(format!(
-                    "{} is {other}, expected the width of a head {head_dim}",
-                    self.key(key)
-                ));
+                return Err(format!("{} is {other}, expected the width of a head {head_dim}", self.key(key)));
             }
         }
-        let kv_heads = self
-            .optional_count("attention.head_count_kv")?
-            .unwrap_or(heads);
+        let kv_heads = self.optional_count("attention.head_count_kv")?.unwrap_or(heads);
         let theta = self.number("rope.freq_base")?.unwrap_or(10_000.0);
-        Ok(Sizes {
-            hidden,
-            heads,
-            kv_heads,
-            head_dim,
-            theta,
-        })
+        Ok(Sizes { hidden, heads, kv_heads, head_dim, theta })
     }
 
     fn config(&self, sizes: &Sizes) -> Result<Map<String, Value>, Refusal> {
-        let window = self
-            .optional_count("attention.sliding_window")?
-            .filter(|&window| window > 0);
+        let window = self.optional_count("attention.sliding_window")?.filter(|&window| window > 0);
         // Every layer of llama.cpp's llama slides when a window is given, as Mistral's do.
-        let model_type = if window.is_some() {
-            "mistral"
-        } else {
-            self.name
-        };
+        let model_type = if window.is_some() { "mistral" } else { self.name };
         let epsilon = self.number("attention.layer_norm_rms_epsilon")?;
-        let epsilon = epsilon
-            .ok_or_else(|| format!("it has no {}", self.key("attention.layer_norm_rms_epsilon")))?;
-        let vocab = self
-            .container
-            .tensors
-            .get("token_embd.weight")
-            .map(|entry| entry.shape[0]);
+        let epsilon =
+            epsilon.ok_or_else(|| format!("it has no {}", self.key("attention.layer_norm_rms_epsilon")))?;
+        let vocab = self.container.tensors.get("token_embd.weight").map(|entry| entry.shape[0]);
         let vocab = vocab.ok_or("it has no tensor token_embd.weight".to_owned())?;
         let mut config = Map::new();
         let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
         set("model_type", json!(model_type));
         set("hidden_size", json!(sizes.hidden));
-        set(
-            "intermediate_size",
-            json!(self.count("feed_forward_length")?),
-        );
+        set("intermediate_size", json!(self.count("feed_forward_length")?));
         set("num_hidden_layers", json!(self.count("block_count")?));
         set("num_attention_heads", json!(sizes.heads));
         set("num_key_value_heads", json!(sizes.kv_heads));
         set("head_dim", json!(sizes.head_dim));
         set("vocab_size", json!(vocab));
-        set(
-            "max_position_embeddings",
-            json!(self.count("context_length")?),
-        );
+        set("max_position_embeddings", json!(self.count("context_length")?));
         set("rms_norm_eps", json!(short(epsilon)));
         set("rope_theta", json!(short(sizes.theta)));
         set("hidden_act", json!("silu"));
@@ -200,15 +162,8 @@ impl Reader<'_> {
         if let Some(window) = window {
             set("sliding_window", json!(window));
         }
-        for (key, ours) in [
-            ("bos_token_id", "bos_token_id"),
-            ("eos_token_id", "eos_token_id"),
-        ] {
-            if let Some(id) = self
-                .container
-                .metadata
-                .count(&format!("tokenizer.ggml.{key}"))?
-            {
+        for (key, ours) in [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")] {
+            if let Some(id) = self.container.metadata.count(&format!("tokenizer.ggml.{key}"))? {
                 set(ours, json!(id));
             }
         }
@@ -217,10 +172,7 @@ impl Reader<'_> {
 
     /// Qwen 2 has query, key and value biases by definition; elsewhere all four go together.
     fn attention_bias(&self) -> Result<bool, Refusal> {
-        let (query, output) = (
-            self.has("blk.0.attn_q.bias"),
-            self.has("blk.0.attn_output.bias"),
-        );
+        let (query, output) = (self.has("blk.0.attn_q.bias"), self.has("blk.0.attn_output.bias"));
         if self.name != "qwen2" && query != output {
             let what = "has biases on some attention projections only, which is not supported for ";
             return Err(Refusal::Unsupported(format!("{what}{}", self.name)));
@@ -229,29 +181,22 @@ impl Reader<'_> {
     }
 
     fn rope_scaling(&self, sizes: &Sizes, file: &[u8]) -> Result<Option<Value>, Refusal> {
-        let kind = self
-            .container
-            .metadata
-            .text(&self.key("rope.scaling.type"))?;
+        let kind = self.container.metadata.text(&self.key("rope.scaling.type"))?;
         let factor = match self.number("rope.scaling.factor")? {
             Some(factor) => Some(factor),
             None => self.number("rope.scale_linear")?,
         };
         if let Some(entry) = self.container.tensors.get("rope_freqs.weight") {
             let context = self.optional_count("rope.scaling.original_context_length")?;
-            let table = rope_factors::Table {
-                theta: sizes.theta,
-                head_dim: sizes.head_dim,
-                context,
-            };
+            let table = rope_factors::Table { theta: sizes.theta, head_dim: sizes.head_dim, context };
             return rope_factors::llama3(entry, file, &table).map(Some);
         }
         match (kind, factor) {
             (Some("none"), _) | (None, None) => Ok(None),
             (Some("linear"), None) => Ok(None),
-            (None, Some(factor)) | (Some("linear"), Some(factor)) => Ok(
-                (factor != 1.0).then(|| json!({"rope_type": "linear", "factor": short(factor)}))
-            ),
+            (None, Some(factor)) | (Some("linear"), Some(factor)) => {
+                Ok((factor != 1.0).then(|| json!({"rope_type": "linear", "factor": short(factor)})))
+            }
             (Some("yarn"), Some(factor)) => self.yarn(factor).map(Some),
             (Some(kind), _) => Err(Refusal::Unsupported(format!(
                 "uses rope scaling {kind}, which is not supported; supported: none, linear, yarn"
@@ -265,10 +210,7 @@ impl Reader<'_> {
         yarn.insert("rope_type".into(), json!("yarn"));
         yarn.insert("factor".into(), json!(short(factor)));
         yarn.insert("original_max_position_embeddings".into(), json!(context));
-        for (key, ours) in [
-            ("yarn_beta_fast", "beta_fast"),
-            ("yarn_beta_slow", "beta_slow"),
-        ] {
+        for (key, ours) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
             if let Some(value) = self.number(&format!("rope.scaling.{key}"))? {
                 yarn.insert(ours.into(), json!(short(value)));
             }
@@ -279,10 +221,7 @@ impl Reader<'_> {
             None => self.number("rope.scaling.yarn_attn_factor")?,
         };
         if let Some(extra) = extra.filter(|&extra| extra != 1.0) {
-            yarn.insert(
-                "attention_factor".into(),
-                json!(extra * (0.1 * factor.max(1.0).ln() + 1.0)),
-            );
+            yarn.insert("attention_factor".into(), json!(extra * (0.1 * factor.max(1.0).ln() + 1.0)));
         }
         Ok(Value::Object(yarn))
     }

@@ -74,10 +74,7 @@ impl BlockType {
             Self::Q4_0 | Self::Q4_1 => 4,
             Self::Q8_0 => 8,
         };
-        Some(Quantization {
-            bits,
-            group_size: GROUP as u32,
-        })
+        Some(Quantization { bits, group_size: GROUP as u32 })
     }
 
     /// Appends the integers of the blocks of `row` as MLX packs them: little-endian u32 words,
@@ -123,11 +120,7 @@ impl Affine {
     /// F16, which holds every scale exactly, unless a bias would overflow it.
     pub(super) fn dtype(&self) -> TensorDtype {
         let overflows = |value: &f32| value.is_finite() && f16::from_f32(*value).is_infinite();
-        if self.biases.iter().any(overflows) {
-            TensorDtype::F32
-        } else {
-            TensorDtype::F16
-        }
+        if self.biases.iter().any(overflows) { TensorDtype::F32 } else { TensorDtype::F16 }
     }
 }
 

@@ -102,11 +102,7 @@ pub(super) fn tokenizer(vocabulary: &Vocabulary<'_>) -> Result<Value, Refusal> {
         )));
     };
     let parts = Parts {
-        normalizer: if rule.composes {
-            json!({"type": "NFC"})
-        } else {
-            Value::Null
-        },
+        normalizer: if rule.composes { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer: pre_tokenizer(&rule.split),
         decoder: byte_level(true),
         model: json!({
@@ -130,9 +126,7 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<Value>, String> {
     // Byte-level symbols never hold a space, so the first one separates the two sides.
     let pair = |merge: &str| match merge.split_once(' ') {
         Some((left, right)) => Ok(json!([left, right])),
-        None => Err(format!(
-            "tokenizer.ggml.merges has {merge:?}, expected two parts"
-        )),
+        None => Err(format!("tokenizer.ggml.merges has {merge:?}, expected two parts")),
     };
     vocabulary.texts("merges")?.into_iter().map(pair).collect()
 }
@@ -144,14 +138,10 @@ fn pre_tokenizer(split: &Split) -> Value {
     };
     match split {
         Split::Gpt2 => byte_level(true),
-        Split::DigitsGpt2 => sequence(
-            vec![json!({"type": "Digits", "individual_digits": true})],
-            true,
-        ),
-        Split::Patterns(patterns) => sequence(
-            patterns.iter().map(|pattern| isolate(pattern)).collect(),
-            false,
-        ),
+        Split::DigitsGpt2 => sequence(vec![json!({"type": "Digits", "individual_digits": true})], true),
+        Split::Patterns(patterns) => {
+            sequence(patterns.iter().map(|pattern| isolate(pattern)).collect(), false)
+        }
     }
 }
 

@@ -53,17 +53,11 @@ struct RawEntry {
 pub(super) fn read_container(bytes: &[u8]) -> Result<Container, Refusal> {
     let mut cursor = Cursor::new(bytes);
     if cursor.take(4, "the magic number")? != b"GGUF" {
-        return Err(Refusal::Unsupported(
-            "is not a GGUF file: it does not begin with GGUF".into(),
-        ));
+        return Err(Refusal::Unsupported("is not a GGUF file: it does not begin with GGUF".into()));
     }
     let version = cursor.u32("the version")?;
     if !matches!(version, 2 | 3) {
-        let byte_order = if version.swap_bytes() <= 3 {
-            " (big-endian)"
-        } else {
-            ""
-        };
+        let byte_order = if version.swap_bytes() <= 3 { " (big-endian)" } else { "" };
         return Err(Refusal::Unsupported(format!(
             "has GGUF version {version}{byte_order}, which is not supported; supported: 2, 3, little-endian"
         )));
@@ -77,19 +71,10 @@ pub(super) fn read_container(bytes: &[u8]) -> Result<Container, Refusal> {
     }
     let alignment = metadata.count("general.alignment")?.unwrap_or(32);
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
-        return Err(Refusal::Damaged(format!(
-            "general.alignment must be a power of two, got {alignment}"
-        )));
+        return Err(Refusal::Damaged(format!("general.alignment must be a power of two, got {alignment}")));
     }
     let data_start = (cursor.position() as u64).next_multiple_of(alignment);
-    let tensors = place(
-        raw,
-        Layout {
-            data_start,
-            alignment,
-            file: bytes.len() as u64,
-        },
-    )?;
+    let tensors = place(raw, Layout { data_start, alignment, file: bytes.len() as u64 })?;
     Ok(Container { metadata, tensors })
 }
 
@@ -99,15 +84,8 @@ fn read_entry(cursor: &mut Cursor<'_>) -> Result<RawEntry, String> {
     if !(1..=4).contains(&rank) {
         return Err(format!("tensor {name} has {rank} dimensions"));
     }
-    let dims = (0..rank)
-        .map(|_| cursor.u64(&name))
-        .collect::<Result<_, _>>()?;
-    Ok(RawEntry {
-        dims,
-        kind: cursor.u32(&name)?,
-        offset: cursor.u64(&name)?,
-        name,
-    })
+    let dims = (0..rank).map(|_| cursor.u64(&name)).collect::<Result<_, _>>()?;
+    Ok(RawEntry { dims, kind: cursor.u32(&name)?, offset: cursor.u64(&name)?, name })
 }
 
 struct Layout {
@@ -118,18 +96,15 @@ struct Layout {
 
 fn place(raw: Vec<RawEntry>, layout: Layout) -> Result<BTreeMap<String, Entry>, Refusal> {
     let mut tensors = BTreeMap::new();
-    for RawEntry {
-        name,
-        dims,
-        kind,
-        offset,
-    } in raw
-    {
-        let block = BlockType::from_id(kind)
-            .map_err(|known| Refusal::Unsupported(format!("holds tensor {name} of type {known}, which has no lossless MLX layout; supported: {}", BlockType::SUPPORTED)))?;
-        let size = size_of(&dims, block).ok_or_else(|| {
-            format!("tensor {name} of shape {dims:?} is not whole blocks of {block:?}")
+    for RawEntry { name, dims, kind, offset } in raw {
+        let block = BlockType::from_id(kind).map_err(|known| {
+            Refusal::Unsupported(format!(
+                "holds tensor {name} of type {known}, which has no lossless MLX layout; supported: {}",
+                BlockType::SUPPORTED
+            ))
         })?;
+        let size = size_of(&dims, block)
+            .ok_or_else(|| format!("tensor {name} of shape {dims:?} is not whole blocks of {block:?}"))?;
         if !offset.is_multiple_of(layout.alignment) {
             return Err(Refusal::Damaged(format!(
                 "tensor {name} at {offset} is not aligned to {}",
@@ -137,9 +112,7 @@ fn place(raw: Vec<RawEntry>, layout: Layout) -> Result<BTreeMap<String, Entry>, 
             )));
         }
         let start = layout.data_start.checked_add(offset);
-        let end = start
-            .and_then(|start| start.checked_add(size))
-            .filter(|end| *end <= layout.file);
+        let end = start.and_then(|start| start.checked_add(size)).filter(|end| *end <= layout.file);
         let (Some(start), Some(end)) = (start, end) else {
             return Err(Refusal::Damaged(format!(
                 "it ends before tensor {name} does (file of {} bytes)",
@@ -148,11 +121,7 @@ fn place(raw: Vec<RawEntry>, layout: Layout) -> Result<BTreeMap<String, Entry>, 
         };
         let shape = dims.iter().rev().map(|&dim| dim as usize).collect();
         // Inside a file of `usize` bytes.
-        let entry = Entry {
-            block,
-            shape,
-            range: start as usize..end as usize,
-        };
+        let entry = Entry { block, shape, range: start as usize..end as usize };
         if tensors.insert(name.clone(), entry).is_some() {
             return Err(Refusal::Damaged(format!("tensor {name} appears twice")));
         }
@@ -164,9 +133,7 @@ fn place(raw: Vec<RawEntry>, layout: Layout) -> Result<BTreeMap<String, Entry>, 
 /// Bytes of a tensor whose innermost dimension comes first; `None` when rows are not whole
 /// blocks, a dimension is zero, or the product overflows.
 fn size_of(dims: &[u64], block: BlockType) -> Option<u64> {
-    let elements = dims
-        .iter()
-        .try_fold(1_u64, |product, &dim| product.checked_mul(dim))?;
+    let elements = dims.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim))?;
     let per_block = block.elements() as u64;
     if elements == 0 || dims.first()? % per_block != 0 {
         return None;
@@ -175,19 +142,10 @@ fn size_of(dims: &[u64], block: BlockType) -> Option<u64> {
 }
 
 fn refuse_overlap(tensors: &BTreeMap<String, Entry>) -> Result<(), Refusal> {
-    let mut ranges: Vec<_> = tensors
-        .iter()
-        .map(|(name, entry)| (entry.range.clone(), name))
-        .collect();
+    let mut ranges: Vec<_> = tensors.iter().map(|(name, entry)| (entry.range.clone(), name)).collect();
     ranges.sort_by_key(|(range, _)| range.start);
-    match ranges
-        .windows(2)
-        .find(|pair| pair[0].0.end > pair[1].0.start)
-    {
-        Some(pair) => Err(Refusal::Damaged(format!(
-            "tensors {} and {} overlap",
-            pair[0].1, pair[1].1
-        ))),
+    match ranges.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
+        Some(pair) => Err(Refusal::Damaged(format!("tensors {} and {} overlap", pair[0].1, pair[1].1))),
         None => Ok(()),
     }
 }

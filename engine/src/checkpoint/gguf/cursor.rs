@@ -26,10 +26,7 @@ impl<'a> Cursor<'a> {
                 self.at += count;
                 Ok(taken)
             }
-            None => Err(format!(
-                "it ends inside {what} ({count} bytes wanted at {}, {left} left)",
-                self.at
-            )),
+            None => Err(format!("it ends inside {what} ({count} bytes wanted at {}, {left} left)", self.at)),
         }
     }
 

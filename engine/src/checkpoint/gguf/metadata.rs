@@ -16,11 +16,7 @@ pub(super) enum Value {
     Float(f64),
     Bool(bool),
     Text(String),
-    Array {
-        kind: u32,
-        count: u64,
-        range: Range<usize>,
-    },
+    Array { kind: u32, count: u64, range: Range<usize> },
 }
 
 const TEXT: u32 = 8;
@@ -55,18 +51,11 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, String> {
             cursor.text(key)?;
         }
     } else {
-        let size =
-            scalar_size(kind).ok_or_else(|| format!("{key} is an array of unknown type {kind}"))?;
-        let total = count
-            .checked_mul(size)
-            .ok_or_else(|| format!("{key} has {count} elements"))?;
+        let size = scalar_size(kind).ok_or_else(|| format!("{key} is an array of unknown type {kind}"))?;
+        let total = count.checked_mul(size).ok_or_else(|| format!("{key} has {count} elements"))?;
         cursor.take(total, key)?;
     }
-    Ok(Value::Array {
-        kind,
-        count,
-        range: start..cursor.position(),
-    })
+    Ok(Value::Array { kind, count, range: start..cursor.position() })
 }
 
 fn scalar_size(kind: u32) -> Option<u64> {
@@ -127,9 +116,7 @@ impl Metadata {
             None => Ok(None),
             Some(Value::Unsigned(value)) => Ok(Some(*value)),
             Some(Value::Signed(value)) if *value >= 0 => Ok(Some(*value as u64)),
-            Some(Value::Array { .. }) => Err(format!(
-                "{key} differs between layers, which is not supported"
-            )),
+            Some(Value::Array { .. }) => Err(format!("{key} differs between layers, which is not supported")),
             Some(_) => Err(format!("{key} is not a count")),
         }
     }
@@ -155,11 +142,7 @@ impl Metadata {
     }
 
     /// The strings of an array; `file` are the bytes the metadata was read from.
-    pub(super) fn texts<'a>(
-        &self,
-        key: &str,
-        file: &'a [u8],
-    ) -> Result<Option<Vec<&'a str>>, String> {
+    pub(super) fn texts<'a>(&self, key: &str, file: &'a [u8]) -> Result<Option<Vec<&'a str>>, String> {
         let Some(RawArray { kind, count, bytes }) = self.array(key, file)? else {
             return Ok(None);
         };
@@ -167,10 +150,7 @@ impl Metadata {
             return Err(format!("{key} is not a list of strings"));
         }
         let mut cursor = Cursor::new(bytes);
-        (0..count)
-            .map(|_| cursor.text(key))
-            .collect::<Result<_, _>>()
-            .map(Some)
+        (0..count).map(|_| cursor.text(key)).collect::<Result<_, _>>().map(Some)
     }
 
     /// The elements of an array of i32, u32 or f32, as bits.
@@ -188,11 +168,9 @@ impl Metadata {
     fn array<'a>(&self, key: &str, file: &'a [u8]) -> Result<Option<RawArray<'a>>, String> {
         match self.pairs.get(key) {
             None => Ok(None),
-            Some(Value::Array { kind, count, range }) => Ok(Some(RawArray {
-                kind: *kind,
-                count: *count,
-                bytes: &file[range.clone()],
-            })),
+            Some(Value::Array { kind, count, range }) => {
+                Ok(Some(RawArray { kind: *kind, count: *count, bytes: &file[range.clone()] }))
+            }
             Some(_) => Err(format!("{key} is not a list")),
         }
     }

@@ -72,10 +72,7 @@ fn error(path: &Path, refusal: Refusal) -> CheckpointError {
 fn read(file: &Arc<MappedFile>) -> Result<Gguf, Refusal> {
     let container = read_container(file.bytes())?;
     let architecture = read_architecture(&container, file.bytes())?;
-    let Container {
-        metadata,
-        tensors: entries,
-    } = container;
+    let Container { metadata, tensors: entries } = container;
     let mut tensors = BTreeMap::new();
     let mut quantized = BTreeMap::new();
     for (name, entry) in entries {
@@ -90,9 +87,7 @@ fn read(file: &Arc<MappedFile>) -> Result<Gguf, Refusal> {
         let rows = rows(file, &name, entry, renamed.rotated.then_some(&architecture))?;
         if let Some(quantization) = rows.block.quantization() {
             if renamed.kind != "weight" || rows.shape.len() != 2 {
-                return Err(Refusal::Damaged(format!(
-                    "tensor {name} is quantised, but not a matrix"
-                )));
+                return Err(Refusal::Damaged(format!("tensor {name} is quantised, but not a matrix")));
             }
             quantized.insert(renamed.module.clone(), quantization);
         }
@@ -103,15 +98,7 @@ fn read(file: &Arc<MappedFile>) -> Result<Gguf, Refusal> {
     if let (Some(section), Some(object)) = (quantization.to_json(), config.as_object_mut()) {
         object.insert("quantization".into(), section);
     }
-    Ok(Gguf {
-        config,
-        tensors,
-        quantization,
-        text: GgufText {
-            file: file.clone(),
-            metadata,
-        },
-    })
+    Ok(Gguf { config, tensors, quantization, text: GgufText { file: file.clone(), metadata } })
 }
 
 fn rows(
@@ -120,14 +107,9 @@ fn rows(
     entry: Entry,
     rotated: Option<&Architecture>,
 ) -> Result<Rows, Refusal> {
-    let interleaved_heads = rotated
-        .filter(|architecture| architecture.interleaved)
-        .map(|a| a.head_dim);
+    let interleaved_heads = rotated.filter(|architecture| architecture.interleaved).map(|a| a.head_dim);
     if interleaved_heads.is_some_and(|head_dim| !entry.shape[0].is_multiple_of(head_dim)) {
-        return Err(Refusal::Damaged(format!(
-            "tensor {name} of shape {:?} is not whole heads",
-            entry.shape
-        )));
+        return Err(Refusal::Damaged(format!("tensor {name} of shape {:?} is not whole heads", entry.shape)));
     }
     Ok(Rows {
         file: file.clone(),

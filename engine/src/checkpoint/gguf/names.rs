@@ -4,11 +4,8 @@
 //! would change the model silently.
 
 /// Modules outside the layers.
-const GLOBAL: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-];
+const GLOBAL: &[(&str, &str)] =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// Modules of layer n: `blk.n.X` and `model.layers.n.X`.
 const LAYER: &[(&str, &str)] = &[
@@ -47,18 +44,11 @@ pub(super) fn rename(name: &str) -> Option<Renamed> {
         _ => return None,
     };
     let find = |table: &[(&str, &'static str)], module: &str| {
-        table
-            .iter()
-            .find(|(ggml, _)| *ggml == module)
-            .map(|(_, theirs)| *theirs)
+        table.iter().find(|(ggml, _)| *ggml == module).map(|(_, theirs)| *theirs)
     };
     let Some(rest) = module.strip_prefix("blk.") else {
         let module = find(GLOBAL, module)?.to_owned();
-        return Some(Renamed {
-            module,
-            kind,
-            rotated: false,
-        });
+        return Some(Renamed { module, kind, rotated: false });
     };
     let (layer, module) = rest.split_once('.')?;
     let layer: usize = layer.parse().ok()?;

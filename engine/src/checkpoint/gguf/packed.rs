@@ -59,27 +59,19 @@ impl Rows {
     pub(in crate::checkpoint) fn produce(&self, part: Part) -> (TensorDtype, TensorBytes) {
         let dtype = self.info(part).dtype;
         match (self.block, part) {
-            (BlockType::Float(_), _) if self.interleaved_heads.is_none() => (
-                dtype,
-                TensorBytes::mapped(self.file.clone(), self.range.clone()),
-            ),
+            (BlockType::Float(_), _) if self.interleaved_heads.is_none() => {
+                (dtype, TensorBytes::mapped(self.file.clone(), self.range.clone()))
+            }
             (_, Part::Weight) => {
                 let mut packed = Vec::with_capacity(self.range.len());
                 self.for_each_row(|row| self.block.pack_row(row, &mut packed));
                 (dtype, packed.into())
             }
             (_, Part::Scales | Part::Biases) => {
-                let mut affine = Affine {
-                    scales: Vec::new(),
-                    biases: Vec::new(),
-                };
+                let mut affine = Affine { scales: Vec::new(), biases: Vec::new() };
                 self.for_each_row(|row| self.block.affine_row(row, &mut affine));
                 let dtype = affine.dtype();
-                let values = if part == Part::Scales {
-                    affine.scales
-                } else {
-                    affine.biases
-                };
+                let values = if part == Part::Scales { affine.scales } else { affine.biases };
                 (dtype, float_bytes(&values, dtype).into())
             }
         }
@@ -94,9 +86,7 @@ impl Rows {
         };
         let row_bytes = bytes.len() / rows;
         for row in 0..rows {
-            let source = self
-                .interleaved_heads
-                .map_or(row, |head_dim| interleaved(row, head_dim));
+            let source = self.interleaved_heads.map_or(row, |head_dim| interleaved(row, head_dim));
             visit(&bytes[source * row_bytes..][..row_bytes]);
         }
     }
@@ -112,13 +102,7 @@ fn interleaved(row: usize, head_dim: usize) -> usize {
 
 fn float_bytes(values: &[f32], dtype: TensorDtype) -> Vec<u8> {
     match dtype {
-        TensorDtype::F32 => values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect(),
-        _ => values
-            .iter()
-            .flat_map(|&value| f16::from_f32(value).to_le_bytes())
-            .collect(),
+        TensorDtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
     }
 }

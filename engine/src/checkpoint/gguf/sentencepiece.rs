@@ -16,17 +16,11 @@ const SPACE: &str = "\u{2581}";
 /// `tokenizer.json` of a SentencePiece vocabulary.
 pub(super) fn tokenizer(vocabulary: &Vocabulary<'_>) -> Result<Value, Refusal> {
     let prefixed = vocabulary.flag("add_space_prefix")?.unwrap_or(true);
-    if vocabulary
-        .flag("remove_extra_whitespaces")?
-        .unwrap_or(false)
-    {
+    if vocabulary.flag("remove_extra_whitespaces")?.unwrap_or(false) {
         let what = "sets tokenizer.ggml.remove_extra_whitespaces, which is not supported";
         return Err(Refusal::Unsupported(what.into()));
     }
-    let unknown = vocabulary
-        .kinds
-        .iter()
-        .position(|kind| *kind == Kind::Unknown);
+    let unknown = vocabulary.kinds.iter().position(|kind| *kind == Kind::Unknown);
     let parts = Parts {
         normalizer: normalizer(prefixed),
         pre_tokenizer: Value::Null,
@@ -71,10 +65,8 @@ fn decoder(prefixed: bool) -> Value {
 fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<Value>, String> {
     let scores = vocabulary.scores()?;
     let ordinary = |id: &usize| vocabulary.kinds[*id] == Kind::Ordinary;
-    let ids: HashMap<&str, usize> = (0..vocabulary.tokens.len())
-        .filter(ordinary)
-        .map(|id| (vocabulary.tokens[id], id))
-        .collect();
+    let ids: HashMap<&str, usize> =
+        (0..vocabulary.tokens.len()).filter(ordinary).map(|id| (vocabulary.tokens[id], id)).collect();
     let mut found = Vec::new();
     for (&token, &id) in &ids {
         for (at, _) in token.char_indices().skip(1) {
@@ -87,8 +79,5 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<Value>, String> {
     // Ties go to the earlier token, so that the order does not depend on hashing.
     found.sort_by(|a, b| scores[b.0].total_cmp(&scores[a.0]).then(a.cmp(b)));
     let text = |id: usize| vocabulary.tokens[id];
-    Ok(found
-        .into_iter()
-        .map(|(_, left, right)| json!([text(left), text(right)]))
-        .collect())
+    Ok(found.into_iter().map(|(_, left, right)| json!([text(left), text(right)])).collect())
 }

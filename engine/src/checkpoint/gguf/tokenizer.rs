@@ -14,13 +14,7 @@ use crate::text::TextAssets;
 
 /// Control tokens that end a turn in the chat formats of the supported families. Converters name
 /// only one of them in the metadata, and models may end with another.
-const END_OF_TURN: &[&str] = &[
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-];
+const END_OF_TURN: &[&str] = &["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>"];
 
 /// What a token is for, by llama.cpp's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +35,7 @@ pub(super) struct Vocabulary<'a> {
 
 impl<'a> Vocabulary<'a> {
     fn read(metadata: &'a Metadata, file: &'a [u8]) -> Result<Self, String> {
-        let tokens = metadata
-            .texts("tokenizer.ggml.tokens", file)?
-            .unwrap_or_default();
+        let tokens = metadata.texts("tokenizer.ggml.tokens", file)?.unwrap_or_default();
         if tokens.is_empty() {
             return Err("it has no tokenizer.ggml.tokens".into());
         }
@@ -58,36 +50,21 @@ impl<'a> Vocabulary<'a> {
             None => vec![Kind::Ordinary; tokens.len()],
         };
         if kinds.len() != tokens.len() {
-            return Err(format!(
-                "it has {} tokens but {} token types",
-                tokens.len(),
-                kinds.len()
-            ));
+            return Err(format!("it has {} tokens but {} token types", tokens.len(), kinds.len()));
         }
-        Ok(Self {
-            tokens,
-            kinds,
-            metadata,
-            file,
-        })
+        Ok(Self { tokens, kinds, metadata, file })
     }
 
     pub(super) fn texts(&self, key: &str) -> Result<Vec<&'a str>, String> {
         let key = format!("tokenizer.ggml.{key}");
-        self.metadata
-            .texts(&key, self.file)?
-            .ok_or_else(|| format!("it has no {key}"))
+        self.metadata.texts(&key, self.file)?.ok_or_else(|| format!("it has no {key}"))
     }
 
     pub(super) fn scores(&self) -> Result<Vec<f32>, String> {
         let scores = self.metadata.words("tokenizer.ggml.scores", self.file)?;
         let scores = scores.ok_or("it has no tokenizer.ggml.scores")?;
         if scores.len() != self.tokens.len() {
-            return Err(format!(
-                "it has {} tokens but {} scores",
-                self.tokens.len(),
-                scores.len()
-            ));
+            return Err(format!("it has {} tokens but {} scores", self.tokens.len(), scores.len()));
         }
         Ok(scores.into_iter().map(f32::from_bits).collect())
     }
@@ -106,10 +83,7 @@ impl<'a> Vocabulary<'a> {
         // Converters write -1 (as u32) for "none".
         match id.filter(|&id| id != u64::from(u32::MAX)) {
             Some(id) if id < self.tokens.len() as u64 => Ok(Some(id as u32)),
-            Some(id) => Err(format!(
-                "tokenizer.ggml.{key} {id} is beyond its {} tokens",
-                self.tokens.len()
-            )),
+            Some(id) => Err(format!("tokenizer.ggml.{key} {id} is beyond its {} tokens", self.tokens.len())),
             None => Ok(None),
         }
     }
@@ -148,14 +122,9 @@ impl<'a> Vocabulary<'a> {
 
     /// The post-processor that puts `bos` before and `eos` after a text, where the file asks.
     pub(super) fn template(&self, default_bos: bool) -> Result<Option<Value>, String> {
-        let wanted = |flag: Option<bool>, default: bool, id: Option<u32>| {
-            id.filter(|_| flag.unwrap_or(default))
-        };
-        let bos = wanted(
-            self.flag("add_bos_token")?,
-            default_bos,
-            self.id("bos_token_id")?,
-        );
+        let wanted =
+            |flag: Option<bool>, default: bool, id: Option<u32>| id.filter(|_| flag.unwrap_or(default));
+        let bos = wanted(self.flag("add_bos_token")?, default_bos, self.id("bos_token_id")?);
         let eos = wanted(self.flag("add_eos_token")?, false, self.id("eos_token_id")?);
         if bos.is_none() && eos.is_none() {
             return Ok(None);
@@ -165,18 +134,12 @@ impl<'a> Vocabulary<'a> {
         };
         let sequence = |name: &str, kind: u32| {
             let text = Some(json!({"Sequence": {"id": name, "type_id": kind}}));
-            [special(bos, kind), text, special(eos, kind)]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
+            [special(bos, kind), text, special(eos, kind)].into_iter().flatten().collect::<Vec<_>>()
         };
         let mut tokens = serde_json::Map::new();
         for id in [bos, eos].into_iter().flatten() {
             let token = self.tokens[id as usize];
-            tokens.insert(
-                token.to_owned(),
-                json!({"id": token, "ids": [id], "tokens": [token]}),
-            );
+            tokens.insert(token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}));
         }
         let pair = [sequence("A", 0), sequence("B", 1)].concat();
         Ok(Some(json!({
@@ -193,31 +156,23 @@ impl<'a> Vocabulary<'a> {
             ids.extend(self.id(key)?);
         }
         let control = |id: &usize| self.kinds[*id] == Kind::Control;
-        let named = (0..self.tokens.len())
-            .filter(control)
-            .filter(|&id| END_OF_TURN.contains(&self.tokens[id]));
+        let named =
+            (0..self.tokens.len()).filter(control).filter(|&id| END_OF_TURN.contains(&self.tokens[id]));
         ids.extend(named.map(|id| id as u32));
         Ok(ids.into_iter().collect())
     }
 }
 
 /// Everything the text module needs; `source` is the file's path for messages.
-pub(super) fn text_assets(
-    metadata: &Metadata,
-    file: &[u8],
-    source: String,
-) -> Result<TextAssets, Refusal> {
+pub(super) fn text_assets(metadata: &Metadata, file: &[u8], source: String) -> Result<TextAssets, Refusal> {
     let vocabulary = Vocabulary::read(metadata, file)?;
-    let model = vocabulary
-        .text("model")?
-        .ok_or("it has no tokenizer.ggml.model".to_owned())?;
+    let model = vocabulary.text("model")?.ok_or("it has no tokenizer.ggml.model".to_owned())?;
     let tokenizer = match model {
         "gpt2" => bpe::tokenizer(&vocabulary)?,
         "llama" => sentencepiece::tokenizer(&vocabulary)?,
         other => {
-            let what = format!(
-                "has a tokenizer of kind {other}, which is not supported; supported: gpt2, llama"
-            );
+            let what =
+                format!("has a tokenizer of kind {other}, which is not supported; supported: gpt2, llama");
             return Err(Refusal::Unsupported(what));
         }
     };
@@ -225,9 +180,7 @@ pub(super) fn text_assets(
         source,
         tokenizer: tokenizer.to_string().into_bytes(),
         chat_template: metadata.text("tokenizer.chat_template")?.map(str::to_owned),
-        tool_template: metadata
-            .text("tokenizer.chat_template.tool_use")?
-            .map(str::to_owned),
+        tool_template: metadata.text("tokenizer.chat_template.tool_use")?.map(str::to_owned),
         bos_token: vocabulary.token("bos_token_id")?,
         eos_token: vocabulary.token("eos_token_id")?,
         unk_token: vocabulary.token("unknown_token_id")?,
