@@ -16,7 +16,7 @@ mod target;
 mod wheel;
 
 use locate::Mlx;
-use target::Target;
+use target::{Backend, Target};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -39,20 +39,17 @@ fn build() -> Result<(), String> {
 
 fn compile(mlx: &Mlx, target: &Target) {
     let mut build = cxx_build::bridge("src/ffi.rs");
-    build
-        .std("c++20")
-        .include("cpp")
-        .files(SOURCES.map(|name| format!("cpp/{name}.cpp")));
+    build.std("c++20").include("cpp").files(SOURCES.map(|name| format!("cpp/{name}.cpp")));
     // MLX's own headers are not ours to warn about.
     if target.msvc {
         build.include(&mlx.include);
-        build
-            .flag("/Zc:__cplusplus")
-            .flag("/utf-8")
-            .define("NOMINMAX", None);
+        build.flag("/Zc:__cplusplus").flag("/utf-8").define("NOMINMAX", None);
         build.define("_USE_MATH_DEFINES", None);
     } else {
         build.flag("-isystem").flag(&mlx.include);
+    }
+    if target.backend == Backend::Cpu {
+        build.define("MLXCEL_CPU_BACKEND", None);
     }
     if mlx.is_static {
         build.define("MLX_STATIC", None);
@@ -60,6 +57,4 @@ fn compile(mlx: &Mlx, target: &Target) {
     build.compile("mlxcel_mlx_bridge");
 }
 
-const SOURCES: [&str; 7] = [
-    "array", "device", "fast", "host_op", "linear", "ops", "random",
-];
+const SOURCES: [&str; 7] = ["array", "device", "fast", "host_op", "linear", "ops", "random"];

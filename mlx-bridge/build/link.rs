@@ -13,11 +13,7 @@ pub(crate) fn emit(mlx: &Mlx, target: &Target) -> Result<(), String> {
     println!("cargo::rustc-link-search=native={}", mlx.lib.display());
     println!("cargo::metadata=lib_dir={}", mlx.lib.display());
     println!("cargo::metadata=run_dir={}", mlx.run.display());
-    let args = if mlx.is_static {
-        Vec::new()
-    } else {
-        arguments(mlx, target)
-    };
+    let args = if mlx.is_static { Vec::new() } else { arguments(mlx, target) };
     for arg in &args {
         println!("cargo::rustc-link-arg={arg}");
     }
@@ -26,11 +22,7 @@ pub(crate) fn emit(mlx: &Mlx, target: &Target) -> Result<(), String> {
         return Ok(());
     }
     println!("cargo::rustc-link-lib=dylib=mlx");
-    if target.os == "windows" {
-        place_dlls(&mlx.run)
-    } else {
-        Ok(())
-    }
+    if target.os == "windows" { place_dlls(&mlx.run) } else { Ok(()) }
 }
 
 fn arguments(mlx: &Mlx, target: &Target) -> Vec<String> {
@@ -38,11 +30,7 @@ fn arguments(mlx: &Mlx, target: &Target) -> Vec<String> {
     let here = mlx.run.display().to_string();
     match target.os.as_str() {
         "windows" => Vec::new(),
-        "macos" => vec![
-            rpath(&here),
-            rpath("@executable_path/../lib"),
-            rpath("@loader_path"),
-        ],
+        "macos" => vec![rpath(&here), rpath("@executable_path/../lib"), rpath("@loader_path")],
         // The CUDA build of MLX names NVIDIA's libraries, which the building host need not have.
         _ => vec![
             rpath(&here),
@@ -58,9 +46,7 @@ fn place_dlls(run: &Path) -> Result<(), String> {
     let out = cargo_env("OUT_DIR")?;
     // OUT_DIR is <profile>/build/<package>-<hash>/out.
     let Some(profile) = Path::new(&out).ancestors().nth(3) else {
-        return Err(format!(
-            "OUT_DIR must lie in a cargo profile folder, got {out}"
-        ));
+        return Err(format!("OUT_DIR must lie in a cargo profile folder, got {out}"));
     };
     for name in ["mlx.dll", "libopenblas.dll"] {
         let from = run.join(name);
@@ -68,13 +54,11 @@ fn place_dlls(run: &Path) -> Result<(), String> {
             let to = dir.join(name);
             if !from.is_file()
                 || to.is_file()
-                    && fs::metadata(&to).ok().map(|m| m.len())
-                        == fs::metadata(&from).ok().map(|m| m.len())
+                    && fs::metadata(&to).ok().map(|m| m.len()) == fs::metadata(&from).ok().map(|m| m.len())
             {
                 continue;
             }
-            fs::create_dir_all(&dir)
-                .map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
+            fs::create_dir_all(&dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
             fs::copy(&from, &to)
                 .map_err(|e| format!("cannot copy {} to {}: {e}", from.display(), to.display()))?;
         }

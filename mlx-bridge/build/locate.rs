@@ -36,33 +36,18 @@ fn prefix(dir: &Path) -> Result<Mlx, String> {
     let wanted = wheel::Lock::read()?.version;
     if found.as_deref() != Some(wanted.as_str()) {
         let found = found.unwrap_or_else(|| "none".into());
-        return Err(format!(
-            "MLX must be {wanted}, {} says {found}",
-            header.display()
-        ));
+        return Err(format!("MLX must be {wanted}, {} says {found}", header.display()));
     }
     let windows_run = dir.join("mlx.dll").is_file().then(|| dir.to_path_buf());
     let lib = dir.join("lib");
-    Ok(Mlx {
-        include,
-        run: windows_run.unwrap_or_else(|| lib.clone()),
-        lib,
-        is_static: false,
-    })
+    Ok(Mlx { include, run: windows_run.unwrap_or_else(|| lib.clone()), lib, is_static: false })
 }
 
 /// `0.32.4` from the `#define`s of `mlx/version.h`.
 fn header_version(text: &str) -> Option<String> {
     let part = |name: &str| {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("#define MLX_VERSION_{name} ")))?;
+        let line = text.lines().find(|line| line.starts_with(&format!("#define MLX_VERSION_{name} ")))?;
         line.split_whitespace().nth(2).map(str::to_owned)
     };
-    Some(format!(
-        "{}.{}.{}",
-        part("MAJOR")?,
-        part("MINOR")?,
-        part("PATCH")?
-    ))
+    Some(format!("{}.{}.{}", part("MAJOR")?, part("MINOR")?, part("PATCH")?))
 }

@@ -10,7 +10,9 @@ pub(crate) fn build(target: &Target) -> Result<Mlx, String> {
     let source = std::env::var_os("MLXCEL_MLX_SOURCE")
         .map(PathBuf::from)
         .filter(|dir| dir.join("CMakeLists.txt").is_file());
-    let source = source.ok_or("feature `mlx-source` needs MLXCEL_MLX_SOURCE to name an MLX source tree (with CMakeLists.txt)")?;
+    let source = source.ok_or(
+        "feature `mlx-source` needs MLXCEL_MLX_SOURCE to name an MLX source tree (with CMakeLists.txt)",
+    )?;
     let on = |yes: bool| if yes { "ON" } else { "OFF" };
     let mut config = cmake::Config::new(&source);
     config.profile("Release").define("BUILD_SHARED_LIBS", "OFF");
@@ -21,22 +23,10 @@ pub(crate) fn build(target: &Target) -> Result<Mlx, String> {
     config.define("MLX_BUILD_CUDA", on(target.backend == Backend::Cuda));
     let prefix = config.build();
     link(target);
-    let lib = ["lib", "lib64"]
-        .map(|name| prefix.join(name))
-        .into_iter()
-        .find(|dir| dir.is_dir());
-    let lib = lib.ok_or_else(|| {
-        format!(
-            "MLX's install must hold lib/ or lib64/ under {}",
-            prefix.display()
-        )
-    })?;
-    Ok(Mlx {
-        include: prefix.join("include"),
-        run: lib.clone(),
-        lib,
-        is_static: true,
-    })
+    let lib = ["lib", "lib64"].map(|name| prefix.join(name)).into_iter().find(|dir| dir.is_dir());
+    let lib =
+        lib.ok_or_else(|| format!("MLX's install must hold lib/ or lib64/ under {}", prefix.display()))?;
+    Ok(Mlx { include: prefix.join("include"), run: lib.clone(), lib, is_static: true })
 }
 
 /// What the static library itself needs.

@@ -26,9 +26,7 @@ impl Target {
                 return Err("feature `cuda` needs Linux or Windows, the target is macOS".into());
             }
             (_, _, true) => {
-                return Err(format!(
-                    "feature `metal` needs macOS, the target is {os}; leave it out"
-                ));
+                return Err(format!("feature `metal` needs macOS, the target is {os}; leave it out"));
             }
             (_, true, false) => Backend::Cuda,
             (_, false, false) => Backend::Cpu,
@@ -53,6 +51,5 @@ impl Target {
 
 /// A variable cargo always sets for build scripts.
 pub(crate) fn cargo_env(name: &str) -> Result<String, String> {
-    std::env::var(name)
-        .map_err(|_| format!("{name} must be set; run this build script through cargo"))
+    std::env::var(name).map_err(|_| format!("{name} must be set; run this build script through cargo"))
 }

@@ -84,19 +84,22 @@ void evaluating(F&& f) {
 // only `Allocator::size` reads it, which MLX asks of owned buffers alone. Backends with a
 // device wrap the memory themselves (Metal) or copy it (CUDA).
 std::optional<std::ptrdiff_t> cpu_buffer_offset() {
+#ifdef MLXCEL_CPU_BACKEND
   static const auto offset = []() -> std::optional<std::ptrdiff_t> {
-    if (mx::is_available(mx::Device::gpu)) {
-      return std::nullopt;
-    }
-    auto data = mx::allocator::malloc(64);
-    auto buffer = data.buffer();
-    auto distance = static_cast<char*>(buffer.raw_ptr()) - static_cast<char*>(buffer.ptr());
-    if (distance < 0 || distance > 64) {
-      return std::nullopt;
-    }
-    return distance;
+    auto distance = [](std::size_t bytes) {
+      auto data = mx::allocator::malloc(bytes);
+      auto buffer = data.buffer();
+      return static_cast<char*>(buffer.raw_ptr()) - static_cast<char*>(buffer.ptr());
+    };
+    // Of any other allocator nothing is known, so its memory is copied.
+    constexpr std::ptrdiff_t kHeader = sizeof(std::size_t);
+    bool known = !mx::is_available(mx::Device::gpu) && distance(64) == kHeader && distance(8192) == kHeader;
+    return known ? std::optional<std::ptrdiff_t>(kHeader) : std::nullopt;
   }();
   return offset;
+#else
+  return std::nullopt;
+#endif
 }
 
 } // namespace

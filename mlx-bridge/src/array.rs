@@ -93,14 +93,8 @@ impl Array {
     /// When there is no such axis.
     pub fn dim(&self, axis: i32) -> Result<i32> {
         let shape = self.shape();
-        let index = if axis < 0 {
-            axis + shape.len() as i32
-        } else {
-            axis
-        };
-        let size = usize::try_from(index)
-            .ok()
-            .and_then(|index| shape.get(index));
+        let index = if axis < 0 { axis + shape.len() as i32 } else { axis };
+        let size = usize::try_from(index).ok().and_then(|index| shape.get(index));
         size.copied().ok_or_else(|| {
             let message = format!("axis must be within {} dimensions, got {axis}", shape.len());
             Error::new("dim", ErrorKind::Argument, &[self], message)
@@ -136,9 +130,7 @@ impl Array {
         self.check_readable::<T>(OP)?;
         let mut out = vec![T::zeroed(); self.size()];
         let copied = ffi::array_copy_to(self.raw(), bytemuck::cast_slice_mut(&mut out));
-        copied
-            .map_err(|e| Error::from_exception(OP, &[self], &e))
-            .map(|()| out)
+        copied.map_err(|e| Error::from_exception(OP, &[self], &e)).map(|()| out)
     }
 
     /// Evaluates, and returns the one element.
@@ -149,18 +141,11 @@ impl Array {
         const OP: &str = "item";
         self.check_readable::<T>(OP)?;
         if self.size() != 1 {
-            return Err(Error::new(
-                OP,
-                ErrorKind::Argument,
-                &[self],
-                "the array must have one element",
-            ));
+            return Err(Error::new(OP, ErrorKind::Argument, &[self], "the array must have one element"));
         }
         let mut value = T::zeroed();
         let copied = ffi::array_copy_to(self.raw(), bytemuck::bytes_of_mut(&mut value));
-        copied
-            .map_err(|e| Error::from_exception(OP, &[self], &e))
-            .map(|()| value)
+        copied.map_err(|e| Error::from_exception(OP, &[self], &e)).map(|()| value)
     }
 
     /// Evaluates, and lends the elements without a copy.
@@ -170,18 +155,12 @@ impl Array {
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         const OP: &str = "as_slice";
         self.check_readable::<T>(OP)?;
-        let bytes =
-            ffi::array_bytes(self.raw()).map_err(|e| Error::from_exception(OP, &[self], &e))?;
+        let bytes = ffi::array_bytes(self.raw()).map_err(|e| Error::from_exception(OP, &[self], &e))?;
         if bytes.is_empty() {
             return Ok(&[]);
         }
         bytemuck::try_cast_slice(bytes).map_err(|e| {
-            Error::new(
-                OP,
-                ErrorKind::Argument,
-                &[self],
-                format!("the buffer is not aligned: {e}"),
-            )
+            Error::new(OP, ErrorKind::Argument, &[self], format!("the buffer is not aligned: {e}"))
         })
     }
 
@@ -189,10 +168,7 @@ impl Array {
         if readable_as::<T>(self.dtype()) {
             return Ok(());
         }
-        let message = format!(
-            "the elements must be read by their own type, got {}",
-            T::DTYPE
-        );
+        let message = format!("the elements must be read by their own type, got {}", T::DTYPE);
         Err(Error::new(op, ErrorKind::Argument, &[self], message))
     }
 
@@ -207,9 +183,7 @@ impl Array {
 
 impl Clone for Array {
     fn clone(&self) -> Self {
-        Self {
-            handle: ffi::array_clone(self.raw()),
-        }
+        Self { handle: ffi::array_clone(self.raw()) }
     }
 }
 
@@ -228,12 +202,7 @@ pub(crate) fn returned(
 ) -> Result<Array> {
     match result {
         Ok(handle) if !handle.is_null() => Ok(Array { handle }),
-        Ok(_) => Err(Error::new(
-            op,
-            ErrorKind::Other,
-            operands,
-            "MLX returned no array",
-        )),
+        Ok(_) => Err(Error::new(op, ErrorKind::Other, operands, "MLX returned no array")),
         Err(exception) => Err(Error::from_exception(op, operands, &exception)),
     }
 }
@@ -245,9 +214,7 @@ pub(crate) fn returned_list(
     result: std::result::Result<UniquePtr<ffi::ArrayList>, cxx::Exception>,
 ) -> Result<Vec<Array>> {
     let list = result.map_err(|e| Error::from_exception(op, operands, &e))?;
-    (0..list.len())
-        .map(|i| returned(op, operands, list.at(i)))
-        .collect()
+    (0..list.len()).map(|i| returned(op, operands, list.at(i))).collect()
 }
 
 /// The pointers C++ takes a list of arrays by.
@@ -261,9 +228,7 @@ pub(crate) fn optional(array: Option<&Array>) -> *const ffi::CxxArray {
 }
 
 fn check_bytes(op: &'static str, bytes: usize, dtype: Dtype, shape: &[i32]) -> Result<()> {
-    let size = shape.iter().try_fold(dtype.size(), |size, &dim| {
-        size.checked_mul(usize::try_from(dim).ok()?)
-    });
+    let size = shape.iter().try_fold(dtype.size(), |size, &dim| size.checked_mul(usize::try_from(dim).ok()?));
     if size == Some(bytes) {
         return Ok(());
     }

@@ -2,6 +2,9 @@
 //!
 //! The default device is the process's, as in MLX; default streams are each thread's own.
 
+#[cfg(feature = "cuda")]
+mod nvidia;
+
 use std::marker::PhantomData;
 
 use crate::error::{Error, Result};
@@ -36,23 +39,18 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
     /// Memory free when asked, in bytes.
     pub free_bytes: Option<u64>,
-    /// Everything reported, by MLX's own keys, sorted.
+    /// Everything reported, by MLX's own keys, sorted; of an NVIDIA GPU also `driver_version`
+    /// (such as `580.95.05`) and `cuda_version` (the newest the driver serves, such as `13.0`).
     pub properties: Vec<(String, String)>,
 }
 
 impl Device {
     /// The host's processor.
-    pub const CPU: Self = Self {
-        kind: DeviceKind::Cpu,
-        index: 0,
-    };
+    pub const CPU: Self = Self { kind: DeviceKind::Cpu, index: 0 };
 
     /// The GPU with this index.
     pub fn gpu(index: i32) -> Self {
-        Self {
-            kind: DeviceKind::Gpu,
-            index,
-        }
+        Self { kind: DeviceKind::Gpu, index }
     }
 
     /// Whether this device can be used in this build, on this host.
@@ -76,8 +74,7 @@ impl Device {
     /// # Errors
     /// When there is no such device.
     pub fn info(self) -> Result<DeviceInfo> {
-        let found =
-            ffi::device_info(self.is_gpu(), self.index).map_err(|e| failed("device_info", &e))?;
+        let found = ffi::device_info(self.is_gpu(), self.index).map_err(|e| failed("device_info", &e))?;
         let mut info = DeviceInfo::default();
         for property in found {
             let number = property.is_number.then_some(property.number as u64);
@@ -88,10 +85,11 @@ impl Device {
                 "free_memory" => info.free_bytes = number,
                 _ => {}
             }
-            info.properties.push((
-                property.name,
-                number.map_or(property.text, |number| number.to_string()),
-            ));
+            info.properties.push((property.name, number.map_or(property.text, |number| number.to_string())));
+        }
+        #[cfg(feature = "cuda")]
+        if self.is_gpu() {
+            info.properties.extend(nvidia::versions());
         }
         info.properties.sort();
         Ok(info)
@@ -109,14 +107,7 @@ impl Device {
 pub fn default_device() -> Result<Device> {
     let gpu = ffi::device_is_gpu().map_err(|e| failed("default_device", &e))?;
     let index = ffi::device_index().map_err(|e| failed("default_device", &e))?;
-    Ok(Device {
-        kind: if gpu {
-            DeviceKind::Gpu
-        } else {
-            DeviceKind::Cpu
-        },
-        index,
-    })
+    Ok(Device { kind: if gpu { DeviceKind::Gpu } else { DeviceKind::Cpu }, index })
 }
 
 /// Sets the default device, for the whole process.
@@ -147,13 +138,8 @@ impl Stream {
     /// # Errors
     /// When there is no such device.
     pub fn new(device: Device) -> Result<Self> {
-        let index =
-            ffi::stream_new(device.is_gpu(), device.index).map_err(|e| failed("new_stream", &e))?;
-        Ok(Self {
-            device,
-            index,
-            confined: PhantomData,
-        })
+        let index = ffi::stream_new(device.is_gpu(), device.index).map_err(|e| failed("new_stream", &e))?;
+        Ok(Self { device, index, confined: PhantomData })
     }
 
     /// This thread's default stream on `device`.
@@ -161,13 +147,9 @@ impl Stream {
     /// # Errors
     /// When there is no such device.
     pub fn default_of(device: Device) -> Result<Self> {
-        let index = ffi::stream_default(device.is_gpu(), device.index)
-            .map_err(|e| failed("default_stream", &e))?;
-        Ok(Self {
-            device,
-            index,
-            confined: PhantomData,
-        })
+        let index =
+            ffi::stream_default(device.is_gpu(), device.index).map_err(|e| failed("default_stream", &e))?;
+        Ok(Self { device, index, confined: PhantomData })
     }
 
     /// The device it runs on.

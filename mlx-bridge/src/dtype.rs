@@ -55,10 +55,7 @@ impl Dtype {
 
     /// Whether it is one of the floating-point types.
     pub fn is_float(self) -> bool {
-        matches!(
-            self,
-            Self::Float16 | Self::Bfloat16 | Self::Float32 | Self::Float64
-        )
+        matches!(self, Self::Float16 | Self::Bfloat16 | Self::Float32 | Self::Float64)
     }
 
     /// MLX's name, such as `float32`.

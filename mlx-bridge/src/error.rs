@@ -46,12 +46,7 @@ impl Error {
         operands: &[&Array],
         message: impl Into<String>,
     ) -> Self {
-        Self {
-            op,
-            kind,
-            operands: describe(operands),
-            message: message.into(),
-        }
+        Self { op, kind, operands: describe(operands), message: message.into() }
     }
 
     pub(crate) fn argument(op: &'static str, message: impl Into<String>) -> Self {
@@ -59,11 +54,7 @@ impl Error {
     }
 
     /// The first character of the text is the kind of the exception (cpp/bridge.h).
-    pub(crate) fn from_exception(
-        op: &'static str,
-        operands: &[&Array],
-        exception: &cxx::Exception,
-    ) -> Self {
+    pub(crate) fn from_exception(op: &'static str, operands: &[&Array], exception: &cxx::Exception) -> Self {
         let text = exception.what();
         let (class, message) = text.split_at_checked(1).unwrap_or(("R", text));
         let kind = match class {
@@ -88,14 +79,7 @@ fn kind_of(message: &str) -> ErrorKind {
         "bad_alloc",
     ]) {
         ErrorKind::OutOfMemory
-    } else if has(&[
-        "cuda",
-        "metal",
-        "no device",
-        "gpu",
-        "command buffer",
-        "nccl",
-    ]) {
+    } else if has(&["cuda", "metal", "no device", "gpu", "command buffer", "nccl"]) {
         ErrorKind::Device
     } else {
         ErrorKind::Other

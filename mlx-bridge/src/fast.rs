@@ -10,25 +10,16 @@ use crate::ffi::mlx as ffi;
 /// When `weight` is not a vector as long as the last axis.
 pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
     // SAFETY: `weight` is null or borrowed for the call.
-    returned("rms_norm", &[x], unsafe {
-        ffi::rms_norm(x.raw(), optional(weight), eps)
-    })
+    returned("rms_norm", &[x], unsafe { ffi::rms_norm(x.raw(), optional(weight), eps) })
 }
 
 /// `(x - mean) / std * weight + bias` over the last axis.
 ///
 /// # Errors
 /// When `weight` or `bias` is not a vector as long as the last axis.
-pub fn layer_norm(
-    x: &Array,
-    weight: Option<&Array>,
-    bias: Option<&Array>,
-    eps: f32,
-) -> Result<Array> {
+pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: f32) -> Result<Array> {
     // SAFETY: `weight` and `bias` are null or borrowed for the call.
-    returned("layer_norm", &[x], unsafe {
-        ffi::layer_norm(x.raw(), optional(weight), optional(bias), eps)
-    })
+    returned("layer_norm", &[x], unsafe { ffi::layer_norm(x.raw(), optional(weight), optional(bias), eps) })
 }
 
 /// How to rotate: exactly one of `base` and `freqs` is given.
@@ -72,15 +63,13 @@ pub fn rope(x: &Array, options: RopeOptions<'_>) -> Result<Array> {
     };
     let freqs = optional(options.freqs);
     match options.offset {
-        // SAFETY: `freqs` is null or borrowed for the call.
-        RopeOffset::Position(at) => returned("rope", &[x], unsafe {
-            ffi::rope(x.raw(), &numbers, at, freqs)
-        }),
+        RopeOffset::Position(at) => {
+            // SAFETY: `freqs` is null or borrowed for the call.
+            returned("rope", &[x], unsafe { ffi::rope(x.raw(), &numbers, at, freqs) })
+        }
         RopeOffset::Positions(at) => {
             // SAFETY: as above.
-            returned("rope", &[x, at], unsafe {
-                ffi::rope_at(x.raw(), &numbers, at.raw(), freqs)
-            })
+            returned("rope", &[x, at], unsafe { ffi::rope_at(x.raw(), &numbers, at.raw(), freqs) })
         }
     }
 }
@@ -132,9 +121,5 @@ pub fn attention_with_sinks(
     let (q, k, v) = (queries.raw(), keys.raw(), values.raw());
     // SAFETY: `mask` and `sinks` are null or borrowed for the call.
     let result = unsafe { ffi::attention(q, k, v, scale, mode, optional(array), optional(sinks)) };
-    returned(
-        "scaled_dot_product_attention",
-        &[queries, keys, values],
-        result,
-    )
+    returned("scaled_dot_product_attention", &[queries, keys, values], result)
 }

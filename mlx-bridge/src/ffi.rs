@@ -179,12 +179,7 @@ pub mod mlx {
         fn arange(start: f64, stop: f64, step: f64, dtype: u8) -> Result<UniquePtr<CxxArray>>;
         fn unary(op: Unary, a: &CxxArray) -> Result<UniquePtr<CxxArray>>;
         fn binary(op: Binary, a: &CxxArray, b: &CxxArray) -> Result<UniquePtr<CxxArray>>;
-        fn reduce(
-            op: Reduce,
-            a: &CxxArray,
-            axes: &[i32],
-            keep_dims: bool,
-        ) -> Result<UniquePtr<CxxArray>>;
+        fn reduce(op: Reduce, a: &CxxArray, axes: &[i32], keep_dims: bool) -> Result<UniquePtr<CxxArray>>;
         fn along(
             op: Along,
             a: &CxxArray,
@@ -197,12 +192,7 @@ pub mod mlx {
         fn expand_dims(a: &CxxArray, axes: &[i32]) -> Result<UniquePtr<CxxArray>>;
         fn squeeze(a: &CxxArray, axes: &[i32]) -> Result<UniquePtr<CxxArray>>;
         fn broadcast_to(a: &CxxArray, shape: &[i32]) -> Result<UniquePtr<CxxArray>>;
-        fn slice(
-            a: &CxxArray,
-            start: &[i32],
-            stop: &[i32],
-            strides: &[i32],
-        ) -> Result<UniquePtr<CxxArray>>;
+        fn slice(a: &CxxArray, start: &[i32], stop: &[i32], strides: &[i32]) -> Result<UniquePtr<CxxArray>>;
         fn slice_update(
             a: &CxxArray,
             update: &CxxArray,
@@ -215,11 +205,7 @@ pub mod mlx {
         fn split(a: &CxxArray, parts: i32, axis: i32) -> Result<UniquePtr<ArrayList>>;
         fn split_at(a: &CxxArray, indices: &[i32], axis: i32) -> Result<UniquePtr<ArrayList>>;
         fn take(a: &CxxArray, indices: &CxxArray, axis: i32) -> Result<UniquePtr<CxxArray>>;
-        fn take_along_axis(
-            a: &CxxArray,
-            indices: &CxxArray,
-            axis: i32,
-        ) -> Result<UniquePtr<CxxArray>>;
+        fn take_along_axis(a: &CxxArray, indices: &CxxArray, axis: i32) -> Result<UniquePtr<CxxArray>>;
         fn put_along_axis(
             a: &CxxArray,
             indices: &CxxArray,
@@ -230,18 +216,9 @@ pub mod mlx {
         fn contiguous(a: &CxxArray) -> Result<UniquePtr<CxxArray>>;
         fn astype(a: &CxxArray, dtype: u8) -> Result<UniquePtr<CxxArray>>;
         fn view(a: &CxxArray, dtype: u8) -> Result<UniquePtr<CxxArray>>;
-        fn select(
-            condition: &CxxArray,
-            yes: &CxxArray,
-            no: &CxxArray,
-        ) -> Result<UniquePtr<CxxArray>>;
+        fn select(condition: &CxxArray, yes: &CxxArray, no: &CxxArray) -> Result<UniquePtr<CxxArray>>;
         fn softmax(a: &CxxArray, axes: &[i32], precise: bool) -> Result<UniquePtr<CxxArray>>;
-        fn cumsum(
-            a: &CxxArray,
-            axis: i32,
-            reverse: bool,
-            inclusive: bool,
-        ) -> Result<UniquePtr<CxxArray>>;
+        fn cumsum(a: &CxxArray, axis: i32, reverse: bool, inclusive: bool) -> Result<UniquePtr<CxxArray>>;
         fn tril(a: &CxxArray, diagonal: i32) -> Result<UniquePtr<CxxArray>>;
         fn triu(a: &CxxArray, diagonal: i32) -> Result<UniquePtr<CxxArray>>;
 
@@ -275,8 +252,7 @@ pub mod mlx {
             experts: &CxxArray,
             layout: &QuantizedLayout,
         ) -> Result<UniquePtr<CxxArray>>;
-        fn gather_mm(x: &CxxArray, w: &CxxArray, experts: &CxxArray)
-        -> Result<UniquePtr<CxxArray>>;
+        fn gather_mm(x: &CxxArray, w: &CxxArray, experts: &CxxArray) -> Result<UniquePtr<CxxArray>>;
         fn conv1d(
             x: &CxxArray,
             w: &CxxArray,
@@ -288,11 +264,7 @@ pub mod mlx {
         // fast.cpp
         /// # Safety
         /// `weight` must be null or point to a live array.
-        unsafe fn rms_norm(
-            x: &CxxArray,
-            weight: *const CxxArray,
-            eps: f32,
-        ) -> Result<UniquePtr<CxxArray>>;
+        unsafe fn rms_norm(x: &CxxArray, weight: *const CxxArray, eps: f32) -> Result<UniquePtr<CxxArray>>;
         /// # Safety
         /// `weight` and `bias` must be null or point to live arrays.
         unsafe fn layer_norm(

@@ -11,9 +11,8 @@ use crate::dtype::{Dtype, Element, readable_as};
 use crate::error::{Error, Result};
 use crate::ffi::mlx as ffi;
 
-type Kernel = dyn Fn(&[HostInput<'_>], &mut [HostOutput<'_>]) -> std::result::Result<(), String>
-    + Send
-    + Sync;
+type Kernel =
+    dyn Fn(&[HostInput<'_>], &mut [HostOutput<'_>]) -> std::result::Result<(), String> + Send + Sync;
 
 /// A new node with `inputs` and an output for each shape and dtype of `outputs`, computed by
 /// `kernel` when it is evaluated. The closure may hold shared state, such as a cache behind a
@@ -35,26 +34,16 @@ pub fn host_op(
     + 'static,
 ) -> Result<Vec<Array>> {
     if outputs.is_empty() {
-        return Err(Error::argument(
-            name,
-            "a host operation must have an output",
-        ));
+        return Err(Error::argument(name, "a host operation must have an output"));
     }
     for (shape, _) in outputs {
         check_shape(name, shape)?;
     }
-    let shapes: Vec<i32> = outputs
-        .iter()
-        .flat_map(|(shape, _)| shape.iter().copied())
-        .collect();
+    let shapes: Vec<i32> = outputs.iter().flat_map(|(shape, _)| shape.iter().copied()).collect();
     let ranks: Vec<u8> = outputs.iter().map(|(shape, _)| shape.len() as u8).collect();
     let dtypes: Vec<u8> = outputs.iter().map(|(_, dtype)| dtype.code()).collect();
     let kernel = Box::new(HostKernel(Box::new(kernel)));
-    returned_list(
-        name,
-        inputs,
-        ffi::host_op(name, &pointers(inputs), &shapes, &ranks, &dtypes, kernel),
-    )
+    returned_list(name, inputs, ffi::host_op(name, &pointers(inputs), &shapes, &ranks, &dtypes, kernel))
 }
 
 /// [`host_op`] with one output.
@@ -72,25 +61,16 @@ pub fn host_op_single(
     + 'static,
 ) -> Result<Array> {
     check_shape(name, shape)?;
-    let one = move |inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]| {
-        kernel(inputs, &mut outputs[0])
-    };
+    let one = move |inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]| kernel(inputs, &mut outputs[0]);
     let kernel = Box::new(HostKernel(Box::new(one)));
-    returned(
-        name,
-        inputs,
-        ffi::host_op_single(name, &pointers(inputs), shape, dtype.code(), kernel),
-    )
+    returned(name, inputs, ffi::host_op_single(name, &pointers(inputs), shape, dtype.code(), kernel))
 }
 
 fn check_shape(name: &'static str, shape: &[i32]) -> Result<()> {
     if shape.iter().all(|&size| size >= 0) && shape.len() <= usize::from(u8::MAX) {
         return Ok(());
     }
-    Err(Error::argument(
-        name,
-        format!("output sizes must not be negative, got {shape:?}"),
-    ))
+    Err(Error::argument(name, format!("output sizes must not be negative, got {shape:?}")))
 }
 
 /// The closure as C++ holds it.
@@ -114,8 +94,7 @@ impl HostKernel {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// An input of a host operation, row-contiguous, during one call.
@@ -135,11 +114,7 @@ impl<'a> HostInput<'a> {
             // an input: MLX gives a buffer to another node only once no node before it uses it.
             unsafe { std::slice::from_raw_parts(view.data.cast_const(), view.bytes) }
         };
-        Self {
-            bytes,
-            shape: view.shape,
-            dtype: Dtype::from_code(view.dtype),
-        }
+        Self { bytes, shape: view.shape, dtype: Dtype::from_code(view.dtype) }
     }
 
     /// The size of each dimension.
@@ -208,13 +183,7 @@ pub struct HostOutput<'a> {
 impl<'a> HostOutput<'a> {
     fn of(view: &ffi::HostView<'a>) -> Self {
         let dtype = Dtype::from_code(view.dtype);
-        Self {
-            data: view.data,
-            bytes: view.bytes,
-            shape: view.shape,
-            dtype,
-            memory: PhantomData,
-        }
+        Self { data: view.data, bytes: view.bytes, shape: view.shape, dtype, memory: PhantomData }
     }
 
     /// The size of each dimension.
@@ -271,8 +240,5 @@ fn check<T: Element>(dtype: Dtype) -> std::result::Result<(), String> {
     if readable_as::<T>(dtype) {
         return Ok(());
     }
-    Err(format!(
-        "the array holds {dtype}, it cannot be used as {}",
-        T::DTYPE
-    ))
+    Err(format!("the array holds {dtype}, it cannot be used as {}", T::DTYPE))
 }

@@ -11,7 +11,7 @@
 //! dependent crates. A crate with binaries or tests depends on this one directly (cargo hands
 //! `DEP_MLX_*` to direct dependents only) and has this build script:
 //!
-//! ```no_run
+//! ```text
 //! fn main() {
 //!     println!("cargo::rerun-if-changed=build.rs");
 //!     for arg in std::env::var("DEP_MLX_LINK_ARGS").unwrap_or_default().split(';').filter(|a| !a.is_empty()) {
@@ -19,6 +19,9 @@
 //!     }
 //! }
 //! ```
+//!
+//! At run time the CUDA build of MLX looks for NVIDIA's libraries in `nvidia/*/lib` beside its
+//! unpacked wheel, then in `LD_LIBRARY_PATH`; on Windows the DLLs lie beside the program.
 
 mod array;
 mod device;
@@ -34,9 +37,7 @@ mod owner;
 pub mod random;
 
 pub use array::Array;
-pub use device::{
-    Device, DeviceInfo, DeviceKind, Stream, default_device, set_default_device, version,
-};
+pub use device::{Device, DeviceInfo, DeviceKind, Stream, default_device, set_default_device, version};
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorKind, Result};
 pub use evaluation::{async_eval, eval, synchronize};

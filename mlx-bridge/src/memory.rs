@@ -57,8 +57,7 @@ pub fn set_memory_limit(bytes: usize) -> Result<usize> {
 /// # Errors
 /// When the backend fails.
 pub fn set_cache_limit(bytes: usize) -> Result<usize> {
-    ffi::memory_set_cache_limit(bytes)
-        .map_err(|e| Error::from_exception("set_cache_limit", &[], &e))
+    ffi::memory_set_cache_limit(bytes).map_err(|e| Error::from_exception("set_cache_limit", &[], &e))
 }
 
 /// Gives all cached memory back to the system.

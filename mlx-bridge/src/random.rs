@@ -33,13 +33,7 @@ pub fn seed(seed: u64) -> Result<()> {
 ///
 /// # Errors
 /// When `dtype` is not a float type, or `key` is not a key.
-pub fn uniform(
-    low: f32,
-    high: f32,
-    shape: &[i32],
-    dtype: Dtype,
-    key: Option<&Array>,
-) -> Result<Array> {
+pub fn uniform(low: f32, high: f32, shape: &[i32], dtype: Dtype, key: Option<&Array>) -> Result<Array> {
     // SAFETY: `key` is null or borrowed for the call.
     let result = unsafe { ffi::random_uniform(low, high, shape, dtype.code(), optional(key)) };
     returned("random::uniform", &[], result)
@@ -51,9 +45,7 @@ pub fn uniform(
 /// When `dtype` is not a float type, or `key` is not a key.
 pub fn normal(shape: &[i32], dtype: Dtype, key: Option<&Array>) -> Result<Array> {
     // SAFETY: `key` is null or borrowed for the call.
-    returned("random::normal", &[], unsafe {
-        ffi::random_normal(shape, dtype.code(), optional(key))
-    })
+    returned("random::normal", &[], unsafe { ffi::random_normal(shape, dtype.code(), optional(key)) })
 }
 
 /// One index along `axis` for each row of unnormalised log-probabilities: u32, without that axis.

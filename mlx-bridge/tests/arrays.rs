@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 use mlxcel_mlx_bridge::{
-    Array, Device, DeviceKind, Dtype, Error, ErrorKind, Stream, async_eval, default_device, eval,
-    memory, version,
+    Array, Device, DeviceKind, Dtype, Error, ErrorKind, Stream, async_eval, default_device, eval, memory,
+    version,
 };
 
 static_assertions::assert_not_impl_any!(Array: Send, Sync);
@@ -22,11 +22,7 @@ fn floats(shape: &[i32]) -> Array {
 #[test]
 fn the_pinned_version_is_loaded() {
     let lock = include_str!("../mlx.lock.toml");
-    assert!(
-        lock.contains(&format!("version = \"{}\"", version())),
-        "{}",
-        version()
-    );
+    assert!(lock.contains(&format!("version = \"{}\"", version())), "{}", version());
 }
 
 #[test]
@@ -49,10 +45,7 @@ fn values_survive_the_round_trip_in_every_dtype() {
 fn a_transposed_array_reads_out_in_its_own_order() {
     let array = floats(&[2, 3]).transpose(&[1, 0]).expect("a transpose");
     assert_eq!(array.shape(), [3, 2]);
-    assert_eq!(
-        array.to_vec::<f32>().expect("values"),
-        [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
-    );
+    assert_eq!(array.to_vec::<f32>().expect("values"), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
 }
 
 #[test]
@@ -78,9 +71,7 @@ fn a_shape_that_does_not_fill_the_data_is_refused() {
 
 #[test]
 fn wrong_operand_shapes_name_the_operation_and_the_operands() {
-    let error = floats(&[2, 3])
-        .matmul(&floats(&[4, 5]))
-        .expect_err("inner sizes differ");
+    let error = floats(&[2, 3]).matmul(&floats(&[4, 5])).expect_err("inner sizes differ");
     assert_eq!((error.op, error.kind), ("matmul", ErrorKind::Argument));
     assert_eq!(error.operands, " of float32[2, 3], float32[4, 5]");
 }
@@ -101,12 +92,8 @@ fn an_array_larger_than_the_memory_limit_is_out_of_memory() {
 #[test]
 fn a_large_broadcast_is_no_memory_error() {
     let scalar = Array::scalar(1.0f32).expect("a scalar");
-    let large = scalar
-        .broadcast_to(&[1 << 20, 1 << 20, 16])
-        .expect("a view");
-    let part = large
-        .slice(&[0, 0, 0], &[1, 1, 1])
-        .map(|part| part.to_vec::<f32>());
+    let large = scalar.broadcast_to(&[1 << 20, 1 << 20, 16]).expect("a view");
+    let part = large.slice(&[0, 0, 0], &[1, 1, 1]).map(|part| part.to_vec::<f32>());
     // A view of the view counts as an array of its own, which is small here.
     assert_eq!(part.expect("a slice").expect("values"), [1.0]);
 }
@@ -121,10 +108,7 @@ fn as_slice_lends_evaluated_elements() {
 fn as_slice_of_a_transposed_array_is_refused() {
     let array = floats(&[2, 3]).transpose(&[]).expect("a transpose");
     eval(&[&array]).expect("evaluated");
-    assert_eq!(
-        array.as_slice::<f32>().expect_err("not contiguous").kind,
-        ErrorKind::Argument
-    );
+    assert_eq!(array.as_slice::<f32>().expect_err("not contiguous").kind, ErrorKind::Argument);
 }
 
 struct Counted {
@@ -147,13 +131,7 @@ impl Drop for Counted {
 fn counted(values: &[f32]) -> (Counted, Arc<AtomicUsize>) {
     let drops = Arc::new(AtomicUsize::new(0));
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    (
-        Counted {
-            bytes,
-            drops: drops.clone(),
-        },
-        drops,
-    )
+    (Counted { bytes, drops: drops.clone() }, drops)
 }
 
 #[test]
@@ -184,16 +162,11 @@ fn an_owner_is_dropped_once_when_its_last_array_is_gone() {
 #[test]
 fn a_misaligned_range_is_copied() {
     let (owner, drops) = counted(&[1.0, 2.0, 3.0]);
-    let odd = (1..4)
-        .find(|at| (owner.bytes.as_ptr().addr() + at) % 4 != 0)
-        .expect("an odd place");
+    let odd = (1..4).find(|at| (owner.bytes.as_ptr().addr() + at) % 4 != 0).expect("an odd place");
     let expected = owner.bytes[odd..odd + 4].to_vec();
     let array = Array::from_owner(owner, odd..odd + 4, Dtype::Float32, &[1]).expect("an array");
     assert_eq!(drops.load(Ordering::SeqCst), 1);
-    assert_eq!(
-        array.to_vec::<f32>().expect("values")[0].to_le_bytes(),
-        expected[..]
-    );
+    assert_eq!(array.to_vec::<f32>().expect("values")[0].to_le_bytes(), expected[..]);
 }
 
 #[test]
@@ -218,19 +191,8 @@ fn async_eval_delivers_when_read() {
 fn the_cpu_is_there_and_says_what_it_is() {
     assert!(Device::CPU.is_available().expect("an answer"));
     assert_eq!(Device::count(DeviceKind::Cpu).expect("a count"), 1);
-    assert!(
-        !Device::CPU
-            .info()
-            .expect("properties")
-            .properties
-            .is_empty()
-    );
-    assert!(
-        default_device()
-            .expect("a device")
-            .is_available()
-            .expect("an answer")
-    );
+    assert!(!Device::CPU.info().expect("properties").properties.is_empty());
+    assert!(default_device().expect("a device").is_available().expect("an answer"));
 }
 
 #[test]

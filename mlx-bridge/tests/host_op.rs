@@ -20,10 +20,7 @@ fn doubled(x: &Array) -> Array {
 }
 
 fn failing(x: &Array) -> Array {
-    host_op_single("failing", &[x], &[1], Dtype::Float32, |_, _| {
-        Err("no luck".into())
-    })
-    .expect("a node")
+    host_op_single("failing", &[x], &[1], Dtype::Float32, |_, _| Err("no luck".into())).expect("a node")
 }
 
 #[test]
@@ -35,23 +32,16 @@ fn a_kernel_computes_between_mlx_operations() {
 
 #[test]
 fn inputs_arrive_row_contiguous() {
-    let x = Array::arange(0.0, 24.0, 1.0, Dtype::Float32)
-        .and_then(|x| x.reshape(&[2, 3, 4]))
-        .expect("an array");
+    let x =
+        Array::arange(0.0, 24.0, 1.0, Dtype::Float32).and_then(|x| x.reshape(&[2, 3, 4])).expect("an array");
     let views = [
         x.transpose(&[2, 0, 1]),
         x.slice_strided(&[0, 0, 1], &[2, 3, 4], &[1, 2, 2]),
-        x.slice(&[1, 0, 0], &[2, 1, 4])
-            .and_then(|s| s.broadcast_to(&[3, 2, 4])),
+        x.slice(&[1, 0, 0], &[2, 1, 4]).and_then(|s| s.broadcast_to(&[3, 2, 4])),
     ];
     for view in views {
         let view = view.expect("a view");
-        let expected: Vec<f32> = view
-            .to_vec::<f32>()
-            .expect("values")
-            .iter()
-            .map(|v| v * 2.0)
-            .collect();
+        let expected: Vec<f32> = view.to_vec::<f32>().expect("values").iter().map(|v| v * 2.0).collect();
         assert_eq!(doubled(&view).to_vec::<f32>().expect("values"), expected);
     }
 }
@@ -59,11 +49,8 @@ fn inputs_arrive_row_contiguous() {
 #[test]
 fn several_outputs_keep_their_shapes_and_dtypes() {
     let x = floats(&[3.0, 1.0, 2.0]);
-    let parts = host_op(
-        "minmax",
-        &[&x],
-        &[(&[], Dtype::Float32), (&[1, 2], Dtype::Uint32)],
-        |inputs, outputs| {
+    let parts =
+        host_op("minmax", &[&x], &[(&[], Dtype::Float32), (&[1, 2], Dtype::Uint32)], |inputs, outputs| {
             let x = inputs[0].as_f32()?;
             let [least, places] = outputs else {
                 return Err("two outputs".into());
@@ -71,15 +58,11 @@ fn several_outputs_keep_their_shapes_and_dtypes() {
             least.as_f32_mut()?[0] = x.iter().copied().fold(f32::MAX, f32::min);
             places.as_u32_mut()?.copy_from_slice(&[0, x.len() as u32]);
             Ok(())
-        },
-    );
+        });
     let parts = parts.expect("two nodes");
     eval(&[&parts[0], &parts[1]]).expect("evaluated");
     assert_eq!(parts[0].item::<f32>().expect("a value"), 1.0);
-    assert_eq!(
-        (parts[1].shape(), parts[1].to_vec::<u32>().expect("values")),
-        (&[1, 2][..], vec![0, 3])
-    );
+    assert_eq!((parts[1].shape(), parts[1].to_vec::<u32>().expect("values")), (&[1, 2][..], vec![0, 3]));
 }
 
 #[test]
@@ -92,19 +75,13 @@ fn empty_arrays_pass_through() {
 fn an_error_surfaces_where_the_result_is_evaluated() {
     let error = eval(&[&failing(&floats(&[1.0]))]).expect_err("a failing kernel");
     assert_eq!(error.kind, ErrorKind::Kernel);
-    assert!(
-        error.message.contains("no luck") && error.message.contains("failing"),
-        "{error}"
-    );
+    assert!(error.message.contains("no luck") && error.message.contains("failing"), "{error}");
 }
 
 #[test]
 fn an_error_reaches_whatever_depends_on_the_result() {
     let y = doubled(&failing(&floats(&[1.0])));
-    assert_eq!(
-        y.to_vec::<f32>().expect_err("a failing kernel").kind,
-        ErrorKind::Kernel
-    );
+    assert_eq!(y.to_vec::<f32>().expect_err("a failing kernel").kind, ErrorKind::Kernel);
 }
 
 #[test]
@@ -112,19 +89,14 @@ fn an_error_after_async_eval_surfaces_when_read() {
     let y = failing(&floats(&[1.0]));
     let started = async_eval(&[&y]);
     let outcome = started.and_then(|()| y.to_vec::<f32>().map(drop));
-    assert_eq!(
-        outcome.expect_err("a failing kernel").kind,
-        ErrorKind::Kernel
-    );
+    assert_eq!(outcome.expect_err("a failing kernel").kind, ErrorKind::Kernel);
 }
 
 #[test]
 fn a_panic_becomes_an_error() {
     let x = floats(&[1.0]);
-    let y = host_op_single("panicking", &[&x], &[1], Dtype::Float32, |_, _| {
-        panic!("out of cheese")
-    })
-    .expect("a node");
+    let y = host_op_single("panicking", &[&x], &[1], Dtype::Float32, |_, _| panic!("out of cheese"))
+        .expect("a node");
     let error = y.to_vec::<f32>().expect_err("a panicking kernel");
     assert_eq!(error.kind, ErrorKind::Kernel);
     assert!(error.message.contains("out of cheese"), "{error}");
@@ -170,10 +142,7 @@ fn the_closure_is_dropped_after_the_evaluation() {
     .expect("a node");
     eval(&[&y]).expect("evaluated");
     mlxcel_mlx_bridge::synchronize().expect("idle");
-    assert_eq!(
-        (alive.load(Ordering::SeqCst), Arc::strong_count(&alive)),
-        (1, 1)
-    );
+    assert_eq!((alive.load(Ordering::SeqCst), Arc::strong_count(&alive)), (1, 1));
 }
 
 #[test]
@@ -189,33 +158,22 @@ fn an_array_dropped_after_async_eval_is_still_written_safely() {
 #[test]
 fn a_wrong_dtype_in_the_kernel_is_an_error_not_a_panic() {
     let x = floats(&[1.0]);
-    let y = host_op_single("mistyped", &[&x], &[1], Dtype::Float32, |inputs, _| {
-        inputs[0].as_u32().map(drop)
-    });
-    let error = y
-        .and_then(|y| y.to_vec::<f32>())
-        .expect_err("a mistyped kernel");
+    let y = host_op_single("mistyped", &[&x], &[1], Dtype::Float32, |inputs, _| inputs[0].as_u32().map(drop));
+    let error = y.and_then(|y| y.to_vec::<f32>()).expect_err("a mistyped kernel");
     assert!(error.message.contains("float32"), "{error}");
 }
 
 #[test]
 fn no_outputs_or_a_negative_size_are_refused() {
-    assert_eq!(
-        host_op("none", &[], &[], |_, _| Ok(()))
-            .expect_err("no outputs")
-            .kind,
-        ErrorKind::Argument
-    );
-    let error = host_op("negative", &[], &[(&[-1], Dtype::Float32)], |_, _| Ok(()))
-        .expect_err("a negative size");
+    assert_eq!(host_op("none", &[], &[], |_, _| Ok(())).expect_err("no outputs").kind, ErrorKind::Argument);
+    let error =
+        host_op("negative", &[], &[(&[-1], Dtype::Float32)], |_, _| Ok(())).expect_err("a negative size");
     assert_eq!(error.kind, ErrorKind::Argument);
 }
 
 #[test]
 fn an_output_that_cannot_exist_is_out_of_memory() {
-    let error = host_op_single("large", &[], &[1 << 24, 1 << 24], Dtype::Float32, |_, _| {
-        Ok(())
-    })
-    .expect_err("a PiB");
+    let error =
+        host_op_single("large", &[], &[1 << 24, 1 << 24], Dtype::Float32, |_, _| Ok(())).expect_err("a PiB");
     assert_eq!(error.kind, ErrorKind::OutOfMemory);
 }

@@ -13,18 +13,10 @@ fn ints(values: &[i32]) -> Array {
 
 #[track_caller]
 fn assert_values(got: Result<Array>, expected: &[f32]) {
-    let got = got
-        .expect("a result")
-        .astype(Dtype::Float32)
-        .expect("floats")
-        .to_vec::<f32>()
-        .expect("values");
+    let got = got.expect("a result").astype(Dtype::Float32).expect("floats").to_vec::<f32>().expect("values");
     assert_eq!(got.len(), expected.len(), "{got:?}");
     for (g, e) in got.iter().zip(expected) {
-        assert!(
-            (g - e).abs() <= 1e-5 * e.abs().max(1.0),
-            "{got:?} is not {expected:?}"
-        );
+        assert!((g - e).abs() <= 1e-5 * e.abs().max(1.0), "{got:?} is not {expected:?}");
     }
 }
 
@@ -63,61 +55,26 @@ fn elementwise_functions_of_two_arrays_broadcast() {
 
 #[test]
 fn a_scalar_does_not_promote() {
-    let a = array(&[1.0], &[1])
-        .astype(Dtype::Bfloat16)
-        .expect("bfloat16");
-    assert_eq!(
-        a.multiply_scalar(2.0).expect("a product").dtype(),
-        Dtype::Bfloat16
-    );
+    let a = array(&[1.0], &[1]).astype(Dtype::Bfloat16).expect("bfloat16");
+    assert_eq!(a.multiply_scalar(2.0).expect("a product").dtype(), Dtype::Bfloat16);
 }
 
 #[test]
 fn shapes_change_without_losing_elements() {
     let a = array(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &[2, 3]);
     assert_eq!(a.reshape(&[3, -1]).expect("a shape").shape(), [3, 2]);
-    assert_eq!(
-        a.expand_dims(&[0, 2]).expect("a shape").shape(),
-        [1, 2, 1, 3]
-    );
-    assert_eq!(
-        a.expand_dims(&[0])
-            .and_then(|a| a.squeeze(&[0]))
-            .expect("a shape")
-            .shape(),
-        [2, 3]
-    );
+    assert_eq!(a.expand_dims(&[0, 2]).expect("a shape").shape(), [1, 2, 1, 3]);
+    assert_eq!(a.expand_dims(&[0]).and_then(|a| a.squeeze(&[0])).expect("a shape").shape(), [2, 3]);
     assert_values(a.slice(&[0, 1], &[2, 3]), &[1.0, 2.0, 4.0, 5.0]);
-    assert_values(
-        a.slice_strided(&[0, 0], &[2, 3], &[1, 2]),
-        &[0.0, 2.0, 3.0, 5.0],
-    );
-    assert_values(
-        a.slice_update(&array(&[9.0], &[1, 1]), &[1, 1], &[2, 2]),
-        &[0.0, 1.0, 2.0, 3.0, 9.0, 5.0],
-    );
-    assert_values(
-        Array::concatenate(&[&a, &a], 1).and_then(|c| c.slice(&[0, 2], &[1, 4])),
-        &[2.0, 0.0],
-    );
-    assert_eq!(
-        Array::stack(&[&a, &a], 0).expect("a stack").shape(),
-        [2, 2, 3]
-    );
+    assert_values(a.slice_strided(&[0, 0], &[2, 3], &[1, 2]), &[0.0, 2.0, 3.0, 5.0]);
+    assert_values(a.slice_update(&array(&[9.0], &[1, 1]), &[1, 1], &[2, 2]), &[0.0, 1.0, 2.0, 3.0, 9.0, 5.0]);
+    assert_values(Array::concatenate(&[&a, &a], 1).and_then(|c| c.slice(&[0, 2], &[1, 4])), &[2.0, 0.0]);
+    assert_eq!(Array::stack(&[&a, &a], 0).expect("a stack").shape(), [2, 2, 3]);
     assert_eq!(a.split(3, 1).expect("parts").len(), 3);
-    assert_values(
-        a.split_at(&[1], 1).map(|parts| parts[1].clone()),
-        &[1.0, 2.0, 4.0, 5.0],
-    );
+    assert_values(a.split_at(&[1], 1).map(|parts| parts[1].clone()), &[1.0, 2.0, 4.0, 5.0]);
     assert_values(array(&[1.0, 2.0], &[2]).repeat(2, 0), &[1.0, 1.0, 2.0, 2.0]);
-    assert_values(
-        array(&[1.0], &[1]).pad(&[1], &[2], 7.0),
-        &[7.0, 1.0, 7.0, 7.0],
-    );
-    assert_values(
-        Array::ones(&[2, 2], Dtype::Float32).and_then(|o| o.tril(0)),
-        &[1.0, 0.0, 1.0, 1.0],
-    );
+    assert_values(array(&[1.0], &[1]).pad(&[1], &[2], 7.0), &[7.0, 1.0, 7.0, 7.0]);
+    assert_values(Array::ones(&[2, 2], Dtype::Float32).and_then(|o| o.tril(0)), &[1.0, 0.0, 1.0, 1.0]);
     assert_values(Array::arange(1.0, 2.0, 0.5, Dtype::Float32), &[1.0, 1.5]);
     assert_eq!(a.view(Dtype::Uint8).expect("a view").shape(), [2, 12]);
 }
@@ -128,10 +85,7 @@ fn indices_pick_rows_and_elements() {
     assert_values(a.take(&ints(&[2, 0]), 0), &[4.0, 5.0, 0.0, 1.0]);
     let at = ints(&[1, 0, 1]).reshape(&[3, 1]).expect("a column");
     assert_values(a.take_along_axis(&at, 1), &[1.0, 2.0, 5.0]);
-    assert_values(
-        a.put_along_axis(&at, &array(&[9.0], &[1, 1]), 1),
-        &[0.0, 9.0, 9.0, 3.0, 4.0, 9.0],
-    );
+    assert_values(a.put_along_axis(&at, &array(&[9.0], &[1, 1]), 1), &[0.0, 9.0, 9.0, 3.0, 4.0, 9.0]);
 }
 
 #[test]
@@ -143,29 +97,18 @@ fn reductions_go_over_the_named_axes() {
     assert_values(a.min(&[-1], false), &[1.0, 3.0]);
     assert_values(a.cumsum(1), &[1.0, 3.0, 3.0, 9.0]);
     assert_values(a.cumsum_exclusive(1), &[0.0, 1.0, 0.0, 3.0]);
-    assert_values(
-        a.softmax(&[1], true).and_then(|s| s.sum(&[1], false)),
-        &[1.0, 1.0],
-    );
+    assert_values(a.softmax(&[1], true).and_then(|s| s.sum(&[1], false)), &[1.0, 1.0]);
     assert_values(a.logsumexp(&[1], false), &[2.313_261_7, 6.048_587]);
 }
 
 #[test]
 fn order_along_an_axis() {
     let a = array(&[3.0, 1.0, 2.0], &[3]);
-    assert_eq!(
-        a.argmax(0, false)
-            .and_then(|i| i.item::<u32>())
-            .expect("an index"),
-        0
-    );
+    assert_eq!(a.argmax(0, false).and_then(|i| i.item::<u32>()).expect("an index"), 0);
     assert_values(a.argmin(0, false), &[1.0]);
     assert_values(a.sort(0), &[1.0, 2.0, 3.0]);
     assert_values(a.argsort(0), &[1.0, 2.0, 0.0]);
-    assert_values(
-        a.argpartition(2, 0).and_then(|p| p.slice(&[2], &[3])),
-        &[0.0],
-    );
+    assert_values(a.argpartition(2, 0).and_then(|p| p.slice(&[2], &[3])), &[0.0]);
     assert_values(a.topk(1, 0), &[3.0]);
 }
 
@@ -183,41 +126,18 @@ fn a_quantised_matrix_stays_within_half_a_step() {
         let q = Quantized::quantize(&w, QuantizedLayout::affine(bits, 64)).expect("quantised");
         assert_eq!(q.weight.shape(), [4, 2 * bits]);
         let step = 2.0 / ((1 << bits) - 1) as f32;
-        let back = q
-            .dequantize()
-            .and_then(|b| b.to_vec::<f32>())
-            .expect("values");
-        let worst = back
-            .iter()
-            .zip(&values)
-            .map(|(b, v)| (b - v).abs())
-            .fold(0.0, f32::max);
+        let back = q.dequantize().and_then(|b| b.to_vec::<f32>()).expect("values");
+        let worst = back.iter().zip(&values).map(|(b, v)| (b - v).abs()).fold(0.0, f32::max);
         assert!(worst <= step, "{bits} bits: {worst} is over {step}");
     }
 }
 
 #[test]
 fn a_quantised_product_is_the_product_of_the_dequantised() {
-    let w = random::normal(
-        &[8, 64],
-        Dtype::Float32,
-        Some(&random::key(1).expect("a key")),
-    )
-    .expect("weights");
-    let x = random::normal(
-        &[3, 64],
-        Dtype::Float32,
-        Some(&random::key(2).expect("a key")),
-    )
-    .expect("input");
+    let w = random::normal(&[8, 64], Dtype::Float32, Some(&random::key(1).expect("a key"))).expect("weights");
+    let x = random::normal(&[3, 64], Dtype::Float32, Some(&random::key(2).expect("a key"))).expect("input");
     let q = Quantized::quantize(&w, QuantizedLayout::affine(4, 32)).expect("quantised");
-    let slow = x
-        .matmul(
-            &q.dequantize()
-                .and_then(|d| d.transpose(&[]))
-                .expect("weights"),
-        )
-        .expect("a product");
+    let slow = x.matmul(&q.dequantize().and_then(|d| d.transpose(&[])).expect("weights")).expect("a product");
     assert_values(q.matmul(&x, true), &slow.to_vec::<f32>().expect("values"));
 }
 
@@ -233,10 +153,7 @@ fn norms_and_rotation() {
     let x = array(&[3.0, 4.0], &[1, 2]);
     let weight = array(&[1.0, 2.0], &[2]);
     let rms = 12.5f32.sqrt();
-    assert_values(
-        fast::rms_norm(&x, Some(&weight), 0.0),
-        &[3.0 / rms, 8.0 / rms],
-    );
+    assert_values(fast::rms_norm(&x, Some(&weight), 0.0), &[3.0 / rms, 8.0 / rms]);
     assert_values(fast::layer_norm(&x, None, None, 0.0), &[-1.0, 1.0]);
     let x = array(&[1.0, 0.0], &[1, 1, 1, 2]);
     let options = |offset| RopeOptions {
@@ -249,34 +166,26 @@ fn norms_and_rotation() {
     };
     let turned = [2.0f32.cos(), 2.0f32.sin()];
     assert_values(fast::rope(&x, options(RopeOffset::Position(2))), &turned);
-    assert_values(
-        fast::rope(&x, options(RopeOffset::Positions(&ints(&[2])))),
-        &turned,
-    );
+    assert_values(fast::rope(&x, options(RopeOffset::Positions(&ints(&[2])))), &turned);
 }
 
 #[test]
 fn attention_masks_the_future() {
     let q = array(&[1.0, 0.0, 0.0, 1.0], &[1, 1, 2, 2]);
     let v = array(&[1.0, 2.0, 3.0, 4.0], &[1, 1, 2, 2]);
-    let causal =
-        fast::scaled_dot_product_attention(&q, &q, &v, 1.0, Mask::Causal).expect("attention");
+    let causal = fast::scaled_dot_product_attention(&q, &q, &v, 1.0, Mask::Causal).expect("attention");
     assert_values(causal.slice(&[0, 0, 0, 0], &[1, 1, 1, 2]), &[1.0, 2.0]);
-    let seen = Array::ones(&[2, 2], Dtype::Float32)
-        .and_then(|o| o.tril(0))
-        .and_then(|o| o.astype(Dtype::Bool));
-    let masked =
-        fast::scaled_dot_product_attention(&q, &q, &v, 1.0, Mask::Array(&seen.expect("a mask")));
+    let seen =
+        Array::ones(&[2, 2], Dtype::Float32).and_then(|o| o.tril(0)).and_then(|o| o.astype(Dtype::Bool));
+    let masked = fast::scaled_dot_product_attention(&q, &q, &v, 1.0, Mask::Array(&seen.expect("a mask")));
     assert_values(masked, &causal.to_vec::<f32>().expect("values"));
 }
 
 #[test]
 fn the_same_key_gives_the_same_numbers() {
     let key = random::key(7).expect("a key");
-    let once =
-        random::uniform(0.0, 1.0, &[8], Dtype::Float32, Some(&key)).and_then(|u| u.to_vec::<f32>());
-    let twice =
-        random::uniform(0.0, 1.0, &[8], Dtype::Float32, Some(&key)).and_then(|u| u.to_vec::<f32>());
+    let once = random::uniform(0.0, 1.0, &[8], Dtype::Float32, Some(&key)).and_then(|u| u.to_vec::<f32>());
+    let twice = random::uniform(0.0, 1.0, &[8], Dtype::Float32, Some(&key)).and_then(|u| u.to_vec::<f32>());
     assert_eq!(once, twice);
     let keys = random::split(&key, 2).expect("keys");
     assert_eq!(keys.shape(), [2, 2]);
@@ -287,9 +196,7 @@ fn categorical_takes_the_certain_one() {
     let logits = array(&[0.0, 100.0, 0.0], &[1, 3]);
     let key = random::key(0).expect("a key");
     assert_eq!(
-        random::categorical(&logits, -1, Some(&key))
-            .and_then(|i| i.to_vec::<u32>())
-            .expect("an index"),
+        random::categorical(&logits, -1, Some(&key)).and_then(|i| i.to_vec::<u32>()).expect("an index"),
         [1]
     );
 }

@@ -174,10 +174,6 @@ impl Array {
     /// # Errors
     /// When the shapes do not broadcast.
     pub fn select(condition: &Array, yes: &Array, no: &Array) -> Result<Array> {
-        returned(
-            "where",
-            &[condition, yes, no],
-            ffi::select(condition.raw(), yes.raw(), no.raw()),
-        )
+        returned("where", &[condition, yes, no], ffi::select(condition.raw(), yes.raw(), no.raw()))
     }
 }

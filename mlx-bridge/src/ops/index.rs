@@ -18,11 +18,7 @@ impl Array {
     /// # Errors
     /// As [`Array::slice`], or when a stride is not positive.
     pub fn slice_strided(&self, start: &[i32], stop: &[i32], strides: &[i32]) -> Result<Array> {
-        returned(
-            "slice",
-            &[self],
-            ffi::slice(self.raw(), start, stop, strides),
-        )
+        returned("slice", &[self], ffi::slice(self.raw(), start, stop, strides))
     }
 
     /// This array with `update` in place of the elements `start..stop`.
@@ -41,11 +37,7 @@ impl Array {
     /// # Errors
     /// When the indices are not integers or there is no such axis.
     pub fn take(&self, indices: &Array, axis: i32) -> Result<Array> {
-        returned(
-            "take",
-            &[self, indices],
-            ffi::take(self.raw(), indices.raw(), axis),
-        )
+        returned("take", &[self, indices], ffi::take(self.raw(), indices.raw(), axis))
     }
 
     /// For each place of `indices`, the element at that index along the axis.
@@ -54,11 +46,7 @@ impl Array {
     /// # Errors
     /// When the shapes differ elsewhere than along the axis.
     pub fn take_along_axis(&self, indices: &Array, axis: i32) -> Result<Array> {
-        returned(
-            "take_along_axis",
-            &[self, indices],
-            ffi::take_along_axis(self.raw(), indices.raw(), axis),
-        )
+        returned("take_along_axis", &[self, indices], ffi::take_along_axis(self.raw(), indices.raw(), axis))
     }
 
     /// This array with `values` at those indices along the axis.

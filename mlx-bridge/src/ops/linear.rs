@@ -20,11 +20,7 @@ impl Array {
     /// # Errors
     /// When the shapes do not fit.
     pub fn gather_mm(&self, w: &Array, experts: &Array) -> Result<Array> {
-        returned(
-            "gather_mm",
-            &[self, w, experts],
-            ffi::gather_mm(self.raw(), w.raw(), experts.raw()),
-        )
+        returned("gather_mm", &[self, w, experts], ffi::gather_mm(self.raw(), w.raw(), experts.raw()))
     }
 
     /// Convolution along one axis: this is `[batch, length, in]`, `w` is `[out, width, in / groups]`.
@@ -32,10 +28,6 @@ impl Array {
     /// # Errors
     /// When the shapes do not fit.
     pub fn conv1d(&self, w: &Array, stride: i32, padding: i32, groups: i32) -> Result<Array> {
-        returned(
-            "conv1d",
-            &[self, w],
-            ffi::conv1d(self.raw(), w.raw(), stride, padding, groups),
-        )
+        returned("conv1d", &[self, w], ffi::conv1d(self.raw(), w.raw(), stride, padding, groups))
     }
 }

@@ -69,10 +69,6 @@ impl Array {
         axis: i32,
         keep_dims: bool,
     ) -> Result<Array> {
-        returned(
-            name,
-            &[self],
-            ffi::along(op, self.raw(), argument, axis, keep_dims),
-        )
+        returned(name, &[self], ffi::along(op, self.raw(), argument, axis, keep_dims))
     }
 }

@@ -32,11 +32,7 @@ pub enum QuantizedMode {
 impl QuantizedLayout {
     /// The affine layout.
     pub fn affine(bits: i32, group_size: i32) -> Self {
-        Self {
-            bits,
-            group_size,
-            mode: QuantizedMode::Affine,
-        }
+        Self { bits, group_size, mode: QuantizedMode::Affine }
     }
 
     fn ffi(self) -> ffi::QuantizedLayout<'static> {
@@ -46,11 +42,7 @@ impl QuantizedLayout {
             QuantizedMode::Mxfp8 => "mxfp8",
             QuantizedMode::Nvfp4 => "nvfp4",
         };
-        ffi::QuantizedLayout {
-            bits: self.bits,
-            group_size: self.group_size,
-            mode,
-        }
+        ffi::QuantizedLayout { bits: self.bits, group_size: self.group_size, mode }
     }
 }
 
@@ -77,18 +69,8 @@ impl Quantized {
         const OP: &str = "quantize";
         let mut parts = returned_list(OP, &[w], ffi::quantize(w.raw(), &layout.ffi()))?.into_iter();
         match (parts.next(), parts.next(), parts.next()) {
-            (Some(weight), Some(scales), biases) => Ok(Self {
-                weight,
-                scales,
-                biases,
-                layout,
-            }),
-            _ => Err(Error::new(
-                OP,
-                ErrorKind::Other,
-                &[w],
-                "MLX must return weights and scales",
-            )),
+            (Some(weight), Some(scales), biases) => Ok(Self { weight, scales, biases, layout }),
+            _ => Err(Error::new(OP, ErrorKind::Other, &[w], "MLX must return weights and scales")),
         }
     }
 
@@ -99,14 +81,8 @@ impl Quantized {
     pub fn dequantize(&self) -> Result<Array> {
         let (weight, scales) = (self.weight.raw(), self.scales.raw());
         // SAFETY: `biases` is null or borrowed for the call.
-        let result = unsafe {
-            ffi::dequantize(
-                weight,
-                scales,
-                optional(self.biases.as_ref()),
-                &self.layout.ffi(),
-            )
-        };
+        let result =
+            unsafe { ffi::dequantize(weight, scales, optional(self.biases.as_ref()), &self.layout.ffi()) };
         returned("dequantize", &[&self.weight, &self.scales], result)
     }
 
@@ -115,22 +91,10 @@ impl Quantized {
     /// # Errors
     /// When the inner sizes differ.
     pub fn matmul(&self, x: &Array, transpose: bool) -> Result<Array> {
-        let (weight, scales, biases) = (
-            self.weight.raw(),
-            self.scales.raw(),
-            optional(self.biases.as_ref()),
-        );
+        let (weight, scales, biases) = (self.weight.raw(), self.scales.raw(), optional(self.biases.as_ref()));
         // SAFETY: `biases` is null or borrowed for the call.
-        let result = unsafe {
-            ffi::quantized_matmul(
-                x.raw(),
-                weight,
-                scales,
-                biases,
-                transpose,
-                &self.layout.ffi(),
-            )
-        };
+        let result =
+            unsafe { ffi::quantized_matmul(x.raw(), weight, scales, biases, transpose, &self.layout.ffi()) };
         returned("quantized_matmul", &[x, &self.weight, &self.scales], result)
     }
 
@@ -139,22 +103,10 @@ impl Quantized {
     /// # Errors
     /// When the shapes do not fit.
     pub fn gather_matmul(&self, x: &Array, experts: &Array) -> Result<Array> {
-        let (weight, scales, biases) = (
-            self.weight.raw(),
-            self.scales.raw(),
-            optional(self.biases.as_ref()),
-        );
+        let (weight, scales, biases) = (self.weight.raw(), self.scales.raw(), optional(self.biases.as_ref()));
         // SAFETY: `biases` is null or borrowed for the call.
-        let result = unsafe {
-            ffi::gather_qmm(
-                x.raw(),
-                weight,
-                scales,
-                biases,
-                experts.raw(),
-                &self.layout.ffi(),
-            )
-        };
+        let result =
+            unsafe { ffi::gather_qmm(x.raw(), weight, scales, biases, experts.raw(), &self.layout.ffi()) };
         returned("gather_qmm", &[x, &self.weight, experts], result)
     }
 }

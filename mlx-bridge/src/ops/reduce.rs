@@ -58,11 +58,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn cumsum(&self, axis: i32) -> Result<Array> {
-        returned(
-            "cumsum",
-            &[self],
-            ffi::cumsum(self.raw(), axis, false, true),
-        )
+        returned("cumsum", &[self], ffi::cumsum(self.raw(), axis, false, true))
     }
 
     /// Running sum along an axis, of the elements before each.
@@ -70,10 +66,6 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn cumsum_exclusive(&self, axis: i32) -> Result<Array> {
-        returned(
-            "cumsum",
-            &[self],
-            ffi::cumsum(self.raw(), axis, false, false),
-        )
+        returned("cumsum", &[self], ffi::cumsum(self.raw(), axis, false, false))
     }
 }

@@ -79,11 +79,7 @@ impl Array {
     /// # Errors
     /// When the shapes do not broadcast.
     pub fn broadcast_to(&self, shape: &[i32]) -> Result<Array> {
-        returned(
-            "broadcast_to",
-            &[self],
-            ffi::broadcast_to(self.raw(), shape),
-        )
+        returned("broadcast_to", &[self], ffi::broadcast_to(self.raw(), shape))
     }
 
     /// Joined along an axis.
@@ -91,11 +87,7 @@ impl Array {
     /// # Errors
     /// When there are no arrays, or they differ in another axis.
     pub fn concatenate(arrays: &[&Array], axis: i32) -> Result<Array> {
-        returned(
-            "concatenate",
-            arrays,
-            ffi::concatenate(&pointers(arrays), axis),
-        )
+        returned("concatenate", arrays, ffi::concatenate(&pointers(arrays), axis))
     }
 
     /// Joined along a new axis.
@@ -119,11 +111,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn split_at(&self, indices: &[i32], axis: i32) -> Result<Vec<Array>> {
-        returned_list(
-            "split_at",
-            &[self],
-            ffi::split_at(self.raw(), indices, axis),
-        )
+        returned_list("split_at", &[self], ffi::split_at(self.raw(), indices, axis))
     }
 
     /// Surrounded by `value`: `low[i]` elements before and `high[i]` after axis i.
@@ -143,11 +131,7 @@ impl Array {
     /// # Errors
     /// When `repeats` is negative or there is no such axis.
     pub fn repeat(&self, repeats: i32, axis: i32) -> Result<Array> {
-        returned(
-            "repeat",
-            &[self],
-            ffi::along(ffi::Along::Repeat, self.raw(), repeats, axis, false),
-        )
+        returned("repeat", &[self], ffi::along(ffi::Along::Repeat, self.raw(), repeats, axis, false))
     }
 
     /// Row-contiguous in memory; the array itself where it already is.
