@@ -98,52 +98,58 @@ fn widen_slice<S: Simd, T: Element>(s: S, values: &[T], out: &mut [f32]) {
 /// Values `range`, whole groups counted over the whole matrix.
 #[inline(always)]
 fn affine_values<S: Simd>(s: S, affine: &Affine<'_>, range: Range<usize>, out: &mut [f32]) {
+    match affine.bits {
+        2 => groups::<S, 2>(s, affine, range, out),
+        3 => groups::<S, 3>(s, affine, range, out),
+        4 => groups::<S, 4>(s, affine, range, out),
+        5 => groups::<S, 5>(s, affine, range, out),
+        6 => groups::<S, 6>(s, affine, range, out),
+        _ => groups::<S, 8>(s, affine, range, out),
+    }
+}
+
+/// The same for one number of bits, in blocks of the smallest group.
+#[inline(always)]
+fn groups<S: Simd, const BITS: usize>(s: S, affine: &Affine<'_>, range: Range<usize>, out: &mut [f32]) {
     let bytes: &[u8] = bytemuck::cast_slice(affine.packed);
-    let (group, bits) = (affine.group, affine.bits as usize);
-    let groups = range.start / group..range.end / group;
-    for (index, out) in groups.zip(out.chunks_exact_mut(group)) {
+    let bytes = &bytes[range.start * BITS / 8..range.end * BITS / 8];
+    let groups = bytes.chunks_exact(affine.group * BITS / 8).zip(out.chunks_exact_mut(affine.group));
+    for (index, (bytes, out)) in (range.start / affine.group..).zip(groups) {
         let (scale, bias) = (s.splat(affine.scales.at(index)), s.splat(affine.biases.at(index)));
-        let packed = &bytes[index * group * bits / 8..][..group * bits / 8];
-        let mut unpacked = [0; 128];
-        if !matches!(bits, 4 | 8) {
-            unpack(packed, bits, &mut unpacked[..group]);
-        }
-        for at in (0..group).step_by(S::LANES) {
-            // SAFETY: `packed` holds `group` values of 4 or 8 bits in those two cases, `unpacked` and
-            // `out` hold `group` values, and LANES divides `group`.
-            unsafe {
-                let q = match bits {
-                    4 => s.load_nibbles(packed.as_ptr().add(at / 2)),
-                    8 => s.load_bytes(packed.as_ptr().add(at)),
-                    _ => s.load_bytes(unpacked.as_ptr().add(at)),
-                };
-                s.store(out.as_mut_ptr().add(at), s.fma(q, scale, bias));
+        for (bytes, out) in bytes.chunks_exact(BLOCK * BITS / 8).zip(out.chunks_exact_mut(BLOCK)) {
+            let unpacked = if matches!(BITS, 4 | 8) { [0; BLOCK] } else { unpack::<BITS>(bytes) };
+            for at in (0..BLOCK).step_by(S::LANES) {
+                // SAFETY: `bytes` holds `BLOCK` values of `BITS` bits, `unpacked` and `out` `BLOCK` values, and
+                // LANES divides that.
+                unsafe {
+                    let q = match BITS {
+                        4 => s.load_nibbles(bytes.as_ptr().add(at / 2)),
+                        8 => s.load_bytes(bytes.as_ptr().add(at)),
+                        _ => s.load_bytes(unpacked.as_ptr().add(at)),
+                    };
+                    s.store(out.as_mut_ptr().add(at), s.fma(q, scale, bias));
+                }
             }
         }
     }
 }
 
-/// Splits a little-endian stream of `bits`-bit values, whole eights of them, into bytes.
+/// Splits a little-endian stream of values into bytes.
 #[inline(always)]
-fn unpack(packed: &[u8], bits: usize, out: &mut [u8]) {
-    match bits {
-        2 => unpack_eights::<2>(packed, out),
-        3 => unpack_eights::<3>(packed, out),
-        5 => unpack_eights::<5>(packed, out),
-        _ => unpack_eights::<6>(packed, out),
-    }
-}
-
-#[inline(always)]
-fn unpack_eights<const BITS: usize>(packed: &[u8], out: &mut [u8]) {
+fn unpack<const BITS: usize>(packed: &[u8]) -> [u8; BLOCK] {
+    let mut out = [0; BLOCK];
     for (packed, out) in packed.chunks_exact(BITS).zip(out.chunks_exact_mut(8)) {
         let mut bytes = [0; 8];
         bytes[..BITS].copy_from_slice(packed);
         let window = u64::from_le_bytes(bytes);
         for (i, value) in out.iter_mut().enumerate() {
-            *value = (window >> (BITS * i)) as u8 & ((1 << BITS) - 1);
+            *value = (window >> (BITS * i)) as u8 & ((1u16 << BITS) - 1) as u8;
         }
     }
+    out
 }
+
+/// The smallest group.
+const BLOCK: usize = 32;
 
 const _: () = assert!(cfg!(target_endian = "little"), "packed words are read as bytes");

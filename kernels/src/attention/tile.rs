@@ -28,10 +28,8 @@ impl Kernel for Attend<'_> {
             let tile = rows.start..rows.end.min(rows.start + width);
             rows.start = tile.end;
             // Rows of a kernel: what the registers hold beside two vectors of queries.
-            match S::LANES {
-                16 => self.tile::<S, 8>(s, tile),
-                8 => self.tile::<S, 4>(s, tile),
-                _ if cfg!(target_arch = "aarch64") => self.tile::<S, 8>(s, tile),
+            match S::REGISTERS {
+                32 => self.tile::<S, 8>(s, tile),
                 _ => self.tile::<S, 4>(s, tile),
             }
         }

@@ -11,7 +11,7 @@ use crate::dequantize::Widen;
 use crate::memory::{Disjoint, Scratch};
 use crate::microkernel::{Left, multiply};
 use crate::pool::pool;
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Computes the whole product.
 pub(super) fn run(product: &Product<'_>) {
@@ -84,13 +84,11 @@ impl Kernel for Tile<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // As many sums as the registers hold beside a row of the panel and a broadcast.
-        match (S::LANES, self.width == S::LANES) {
-            (16, true) => self.multiply::<S, 12, 1>(s),
-            (16, false) => self.multiply::<S, 12, 2>(s),
-            (8, true) => self.multiply::<S, 6, 1>(s),
-            (8, false) => self.multiply::<S, 6, 2>(s),
+        match (S::REGISTERS, self.width == S::LANES) {
+            (32, true) => self.multiply::<S, 12, 1>(s),
+            (32, false) => self.multiply::<S, 12, 2>(s),
             (_, true) => self.multiply::<S, 8, 1>(s),
-            (_, false) => self.multiply::<S, FOUR_LANE_ROWS, 2>(s),
+            (_, false) => self.multiply::<S, 4, 2>(s),
         }
     }
 }
@@ -101,39 +99,62 @@ impl Tile<'_> {
         let Product { k, weight, .. } = *self.product;
         let padded = self.rows.len().next_multiple_of(M);
         let mut tile = Scratch::new(padded * DEPTH.min(k));
-        let mut sums = [0.0; MAX_ROWS * 2 * MAX_LANES];
+        // Sums that wait for more of the depth stay here, those of one panel and `M` rows together.
+        let block = M * self.width;
+        let waiting = if k > DEPTH { self.panels.len() * padded / M } else { 1 };
+        let mut sums = Scratch::new(waiting * block);
         for begin in (0..k.max(1)).step_by(DEPTH) {
             let columns = begin..k.min(begin + DEPTH);
             let depth = columns.len();
-            let mut lines = tile.chunks_exact_mut(depth.max(1));
-            for (row, out) in self.rows.clone().zip(&mut lines) {
+            for (row, out) in self.rows.clone().zip(tile.chunks_exact_mut(depth.max(1))) {
                 Widen { weight, k, row, columns: columns.clone(), out }.run(s);
             }
-            for panel in self.panels.clone() {
+            for (index, panel) in self.panels.clone().enumerate() {
                 let right = self.packed[(panel * k + begin) * self.width..].as_ptr();
                 for first in (0..padded).step_by(M) {
+                    let place = if k > DEPTH { index * padded / M + first / M } else { 0 };
+                    let sums = &mut sums[place * block..(place + 1) * block];
                     let left = Left { start: tile[first * depth..].as_ptr(), row: depth, step: 1 };
                     // SAFETY: `tile` holds `padded` lines of `depth` values, the panel as many rows of
-                    // `width = V * LANES`, and `sums` room for the largest kernel.
-                    unsafe { multiply::<S, M, V>(s, left, right, depth, sums.as_mut_ptr(), false) };
-                    self.write(&sums, panel, first..self.rows.len().min(first + M), begin == 0);
+                    // `width = V * LANES`, and `sums` `M` of them.
+                    unsafe { multiply::<S, M, V>(s, left, right, depth, sums.as_mut_ptr(), begin > 0) };
+                    if columns.end == k {
+                        self.write(s, sums, panel, first..self.rows.len().min(first + M));
+                    }
                 }
             }
         }
     }
 
-    /// Writes, or adds, the sums `[lines, width]` of a panel to their place in the output.
+    /// Writes the sums `[lines, width]` of a panel, with the bias, to their place in the output.
     #[inline(always)]
-    fn write(&self, sums: &[f32], panel: usize, lines: Range<usize>, first: bool) {
+    fn write<S: Simd>(&self, s: S, sums: &[f32], panel: usize, lines: Range<usize>) {
         let Product { rows, n, bias, ref out, .. } = *self.product;
-        let columns = self.rows.start + lines.start..self.rows.start + lines.end;
-        for (lane, row) in (panel * self.width..rows.min((panel + 1) * self.width)).enumerate() {
-            // SAFETY: in bounds by the checks; this tile and panel belong to one task.
-            let out = unsafe { out.part(row * n + columns.start..row * n + columns.end) };
-            for (line, out) in out.iter_mut().enumerate() {
-                let sum = sums[line * self.width + lane];
-                let before = if first { bias.map_or(0.0, |bias| bias[columns.start + line]) } else { *out };
-                *out = before + sum;
+        let column = self.rows.start + lines.start;
+        let biases = bias.map(|bias| &bias[column..column + lines.len()]);
+        let first = panel * self.width;
+        let lanes = self.width.min(rows - first);
+        let fours = lines.len() / 4 * 4;
+        for line in (0..fours).step_by(4) {
+            for lane in (0..lanes).step_by(S::LANES) {
+                let mut four = [s.splat(0.0); 4];
+                for (i, four) in four.iter_mut().enumerate() {
+                    let bias = s.splat(biases.map_or(0.0, |biases| biases[line + i]));
+                    // SAFETY: `width` is a multiple of LANES, so the vector is inside its line.
+                    *four = s.add(unsafe { s.load(sums[(line + i) * self.width + lane..].as_ptr()) }, bias);
+                }
+                // SAFETY: in bounds by the checks; this tile and panel belong to one task.
+                unsafe {
+                    let to = out.at((first + lane) * n + column + line);
+                    s.store_columns(to, n, lanes - lane, four);
+                }
+            }
+        }
+        for line in fours..lines.len() {
+            let bias = biases.map_or(0.0, |biases| biases[line]);
+            for (lane, sum) in sums[line * self.width..].iter().enumerate().take(lanes) {
+                // SAFETY: as above.
+                unsafe { *out.at((first + lane) * n + column + line) = sum + bias };
             }
         }
     }
@@ -144,7 +165,3 @@ const TILE_ROWS: usize = 48;
 /// Values of a row taken at a time, so that tile and panel stay in the second-level cache. A multiple of
 /// every group size.
 const DEPTH: usize = 768;
-/// Most rows of a kernel.
-const MAX_ROWS: usize = 12;
-/// Rows for sets of four lanes: NEON has 32 registers, the portable code may count on 16.
-const FOUR_LANE_ROWS: usize = if cfg!(target_arch = "aarch64") { 12 } else { 4 };

@@ -116,10 +116,12 @@ impl<B: WeightRows> Kernel for Multiply<'_, B> {
         let rows = self.product.rows;
         let mut x_row = 0;
         while x_row < rows {
-            x_row += match rows - x_row {
-                8.. => self.blocks::<S, 8, 1>(s, x_row),
-                4.. => self.blocks::<S, 4, 1>(s, x_row),
-                2.. => self.blocks::<S, 2, 2>(s, x_row),
+            x_row += match (rows - x_row, S::REGISTERS) {
+                (8.., _) => self.blocks::<S, 8, 1>(s, x_row),
+                (4.., 32) => self.blocks::<S, 4, 2>(s, x_row),
+                (4.., _) => self.blocks::<S, 4, 1>(s, x_row),
+                (2.., 32) => self.blocks::<S, 2, 4>(s, x_row),
+                (2.., _) => self.blocks::<S, 2, 2>(s, x_row),
                 _ => self.blocks::<S, 1, 4>(s, x_row),
             };
         }

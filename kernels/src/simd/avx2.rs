@@ -26,6 +26,7 @@ macro_rules! isa {
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     type F = __m256;
     type U = __m256i;
 
@@ -76,6 +77,28 @@ impl Simd for Avx2 {
             2 => _mm256_setr_m128(_mm_set1_ps(*from), _mm_set1_ps(*from.add(1))),
             _ => _mm256_set1_ps(*from),
         })
+    }
+    #[inline(always)]
+    unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [__m256; 4]) {
+        isa!({
+            let (low, high) = (_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[0], rows[1]));
+            let (low2, high2) = (_mm256_unpacklo_ps(rows[2], rows[3]), _mm256_unpackhi_ps(rows[2], rows[3]));
+            // A half `h` of column `j` belongs to lane `4 h + j`.
+            let columns = [
+                _mm256_shuffle_ps::<0x44>(low, low2),
+                _mm256_shuffle_ps::<0xee>(low, low2),
+                _mm256_shuffle_ps::<0x44>(high, high2),
+                _mm256_shuffle_ps::<0xee>(high, high2),
+            ];
+            for (j, &column) in columns.iter().enumerate() {
+                let halves = [_mm256_castps256_ps128(column), _mm256_extractf128_ps::<1>(column)];
+                for (h, &half) in halves.iter().enumerate() {
+                    if 4 * h + j < count {
+                        _mm_storeu_ps(to.add((4 * h + j) * stride), half);
+                    }
+                }
+            }
+        });
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {

@@ -26,6 +26,7 @@ macro_rules! isa {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     type F = __m512;
     type U = __m512i;
 
@@ -86,6 +87,33 @@ impl Simd for Avx512 {
             }
             _ => _mm512_set1_ps(*from),
         })
+    }
+    #[inline(always)]
+    unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [__m512; 4]) {
+        isa!({
+            let (low, high) = (_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[0], rows[1]));
+            let (low2, high2) = (_mm512_unpacklo_ps(rows[2], rows[3]), _mm512_unpackhi_ps(rows[2], rows[3]));
+            // A quarter `q` of column `j` belongs to lane `4 q + j`.
+            let columns = [
+                _mm512_shuffle_ps::<0x44>(low, low2),
+                _mm512_shuffle_ps::<0xee>(low, low2),
+                _mm512_shuffle_ps::<0x44>(high, high2),
+                _mm512_shuffle_ps::<0xee>(high, high2),
+            ];
+            for (j, &column) in columns.iter().enumerate() {
+                let quarters = [
+                    _mm512_castps512_ps128(column),
+                    _mm512_extractf32x4_ps::<1>(column),
+                    _mm512_extractf32x4_ps::<2>(column),
+                    _mm512_extractf32x4_ps::<3>(column),
+                ];
+                for (q, &quarter) in quarters.iter().enumerate() {
+                    if 4 * q + j < count {
+                        _mm_storeu_ps(to.add((4 * q + j) * stride), quarter);
+                    }
+                }
+            }
+        });
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

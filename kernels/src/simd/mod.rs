@@ -31,6 +31,8 @@ pub(crate) const MAX_LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `f32` lanes of a vector.
     const LANES: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
     /// `LANES` `f32` values.
     type F: Copy;
     /// `LANES` `u32` values.
@@ -72,6 +74,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `groups` values can be read; `groups` is 1, or 2 or 4 and at most `LANES / 4`.
     unsafe fn spread(self, from: *const f32, groups: usize) -> Self::F;
+
+    /// Stores across: the first `count` lanes `l` of the four vectors become four consecutive values at
+    /// `to + l * stride`.
+    ///
+    /// # Safety
+    /// Those values can be written.
+    unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [Self::F; 4]);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

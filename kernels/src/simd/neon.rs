@@ -27,6 +27,7 @@ macro_rules! isa {
 
 impl Simd for Neon {
     const LANES: usize = 4;
+    const REGISTERS: usize = 32;
     type F = float32x4_t;
     type U = uint32x4_t;
 
@@ -90,6 +91,24 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn spread(self, from: *const f32, _groups: usize) -> float32x4_t {
         isa!(vld1q_dup_f32(from))
+    }
+    #[inline(always)]
+    unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [float32x4_t; 4]) {
+        isa!({
+            let (even, odd) = (vtrn1q_f32(rows[0], rows[1]), vtrn2q_f32(rows[0], rows[1]));
+            let (even2, odd2) = (vtrn1q_f32(rows[2], rows[3]), vtrn2q_f32(rows[2], rows[3]));
+            let columns = [
+                vcombine_f32(vget_low_f32(even), vget_low_f32(even2)),
+                vcombine_f32(vget_low_f32(odd), vget_low_f32(odd2)),
+                vcombine_f32(vget_high_f32(even), vget_high_f32(even2)),
+                vcombine_f32(vget_high_f32(odd), vget_high_f32(odd2)),
+            ];
+            for (lane, &column) in columns.iter().enumerate() {
+                if lane < count {
+                    vst1q_f32(to.add(lane * stride), column);
+                }
+            }
+        });
     }
     #[inline(always)]
     fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {

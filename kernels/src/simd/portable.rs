@@ -23,6 +23,7 @@ fn each(make: impl Fn(usize) -> f32) -> Four<f32> {
 
 impl Simd for Portable {
     const LANES: usize = 4;
+    const REGISTERS: usize = 16;
     type F = Four<f32>;
     type U = Four<u32>;
 
@@ -83,6 +84,14 @@ impl Simd for Portable {
     unsafe fn spread(self, from: *const f32, _groups: usize) -> Four<f32> {
         // SAFETY: promised by the caller.
         self.splat(unsafe { *from })
+    }
+    #[inline(always)]
+    unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [Four<f32>; 4]) {
+        for lane in 0..count.min(4) {
+            let column = each(|i| rows[i].0[lane]);
+            // SAFETY: promised by the caller.
+            unsafe { self.store(to.add(lane * stride), column) };
+        }
     }
     #[inline(always)]
     fn add(self, a: Four<f32>, b: Four<f32>) -> Four<f32> {
