@@ -27,8 +27,8 @@ pub(super) enum Contents {
 /// Looks at the names in a directory.
 pub(super) fn contents(directory: &Path) -> Result<Contents, CheckpointError> {
     let mut ggufs = files_with_extension(directory, "gguf")?;
-    let has_safetensors = directory.join(INDEX).exists()
-        || !files_with_extension(directory, "safetensors")?.is_empty();
+    let has_safetensors =
+        directory.join(INDEX).exists() || !files_with_extension(directory, "safetensors")?.is_empty();
     match (has_safetensors, ggufs.len()) {
         (false, 1) => Ok(Contents::Gguf(ggufs.remove(0))),
         (false, count) if count > 1 => Err(CheckpointError::unsupported(
@@ -112,9 +112,7 @@ fn is_plain_file_name(name: &str) -> bool {
 fn loose_shards(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let all = files_with_extension(directory, "safetensors")?;
     let is_model = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.starts_with("model"))
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("model"))
     };
     let named: Vec<PathBuf> = all.iter().filter(|path| is_model(path)).cloned().collect();
     let shards = if named.is_empty() { all } else { named };
@@ -128,22 +126,13 @@ fn loose_shards(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     Ok(shards)
 }
 
-fn files_with_extension(
-    directory: &Path,
-    extension: &str,
-) -> Result<Vec<PathBuf>, CheckpointError> {
+fn files_with_extension(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, CheckpointError> {
     let read = |source| CheckpointError::read(directory, source);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden
-            && path
-                .extension()
-                .is_some_and(|found| found.eq_ignore_ascii_case(extension))
-        {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension)) {
             files.push(path);
         }
     }
@@ -157,11 +146,7 @@ fn read_json(path: &Path, directory: &Path, mend: &str) -> Result<Value, Checkpo
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(CheckpointError::MissingFile {
                 directory: directory.to_path_buf(),
-                file: path
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
+                file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 mend: mend.to_owned(),
             });
         }

@@ -90,23 +90,14 @@ pub enum CheckpointError {
 
 impl CheckpointError {
     pub(super) fn damaged(file: &Path, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            file: file.to_path_buf(),
-            what: what.into(),
-        }
+        Self::Damaged { file: file.to_path_buf(), what: what.into() }
     }
 
     pub(super) fn unsupported(file: &Path, what: impl Into<String>) -> Self {
-        Self::Unsupported {
-            file: file.to_path_buf(),
-            what: what.into(),
-        }
+        Self::Unsupported { file: file.to_path_buf(), what: what.into() }
     }
 
     pub(super) fn read(path: &Path, source: std::io::Error) -> Self {
-        Self::Read {
-            path: path.to_path_buf(),
-            source,
-        }
+        Self::Read { path: path.to_path_buf(), source }
     }
 }

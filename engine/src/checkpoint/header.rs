@@ -13,9 +13,7 @@ use super::stored::Stored;
 use super::tensor::TensorDtype;
 
 /// Every tensor of one safetensors file.
-pub(super) fn read_header(
-    file: &Arc<MappedFile>,
-) -> Result<Vec<(String, Stored)>, CheckpointError> {
+pub(super) fn read_header(file: &Arc<MappedFile>) -> Result<Vec<(String, Stored)>, CheckpointError> {
     let bytes = file.bytes();
     let (header_bytes, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|error| verdict(file, &error))?;

@@ -31,10 +31,7 @@ impl MappedFile {
         // process that changes or truncates the file while it is mapped breaks the promise; model
         // files are replaced by rename, never rewritten in place, as every model store does.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
-        Ok(Arc::new(Self {
-            path: path.into(),
-            map,
-        }))
+        Ok(Arc::new(Self { path: path.into(), map }))
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -50,9 +50,7 @@ impl Checkpoint {
         let meta = match std::fs::metadata(path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(CheckpointError::NotFound {
-                    path: path.to_path_buf(),
-                });
+                return Err(CheckpointError::NotFound { path: path.to_path_buf() });
             }
             Err(error) => return Err(CheckpointError::read(path, error)),
         };
@@ -69,32 +67,14 @@ impl Checkpoint {
         let config = directory::read_config(path)?;
         let tensors = directory::read_tensors(path)?;
         let names = tensors.keys().map(String::as_str);
-        let quantization =
-            QuantizationConfig::from_config(&config, &path.join("config.json"), names)?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            config,
-            quantization,
-            tensors,
-            text: TextSource::Directory,
-        })
+        let quantization = QuantizationConfig::from_config(&config, &path.join("config.json"), names)?;
+        Ok(Self { path: path.to_path_buf(), config, quantization, tensors, text: TextSource::Directory })
     }
 
     fn open_gguf(path: &Path) -> Result<Self, CheckpointError> {
-        let gguf::Gguf {
-            config,
-            tensors,
-            quantization,
-            text,
-        } = gguf::open(path)?;
+        let gguf::Gguf { config, tensors, quantization, text } = gguf::open(path)?;
         let text = TextSource::Gguf(text);
-        Ok(Self {
-            path: path.to_path_buf(),
-            config,
-            quantization,
-            tensors,
-            text,
-        })
+        Ok(Self { path: path.to_path_buf(), config, quantization, tensors, text })
     }
 
     /// The directory or file that was opened.
@@ -145,10 +125,7 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
         match self.tensors.get(name) {
             Some(stored) => Ok(stored.produce(name)),
-            None => Err(CheckpointError::MissingTensor {
-                path: self.path.clone(),
-                name: name.to_owned(),
-            }),
+            None => Err(CheckpointError::MissingTensor { path: self.path.clone(), name: name.to_owned() }),
         }
     }
 
@@ -162,10 +139,7 @@ impl Checkpoint {
 
     /// Bytes of all tensors as they will be handed out.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|stored| stored.info().size_bytes())
-            .sum()
+        self.tensors.values().map(|stored| stored.info().size_bytes()).sum()
     }
 
     /// Renames every tensor; `None` drops it. When two names fall together, the one that was

@@ -68,21 +68,14 @@ impl QuantizationConfig {
                 None => counts.push((*quantization, 1)),
             }
         }
-        let default = counts
-            .iter()
-            .max_by_key(|(_, count)| *count)
-            .map(|(q, _)| *q);
+        let default = counts.iter().max_by_key(|(_, count)| *count).map(|(q, _)| *q);
         let packed = modules.keys().cloned().collect();
         let overrides = modules
             .into_iter()
             .filter(|(_, q)| Some(*q) != default)
             .map(|(path, q)| (path, Some(q)))
             .collect();
-        Self {
-            default,
-            overrides,
-            packed,
-        }
+        Self { default, overrides, packed }
     }
 
     /// From config.json and the names of the tensors present.
@@ -92,10 +85,8 @@ impl QuantizationConfig {
         names: impl Iterator<Item = &'a str>,
     ) -> Result<Self, CheckpointError> {
         let refuse = |what: String| CheckpointError::unsupported(file, what);
-        let packed: BTreeSet<String> = names
-            .filter_map(|name| name.strip_suffix(".scales"))
-            .map(str::to_owned)
-            .collect();
+        let packed: BTreeSet<String> =
+            names.filter_map(|name| name.strip_suffix(".scales")).map(str::to_owned).collect();
         let section = ["quantization", "quantization_config"]
             .into_iter()
             .find_map(|key| config.get(key).filter(|value| !value.is_null()));
@@ -108,9 +99,7 @@ impl QuantizationConfig {
             return Ok(Self::default());
         };
         let Some(section) = section.as_object() else {
-            return Err(refuse(
-                "has a quantization entry that is not an object".into(),
-            ));
+            return Err(refuse("has a quantization entry that is not an object".into()));
         };
         if let Some(method) = section.get("quant_method").and_then(Value::as_str) {
             return Err(refuse(format!(
@@ -128,27 +117,17 @@ impl QuantizationConfig {
                     overrides.insert(path.clone(), Some(default));
                 }
                 Value::Object(entry) => {
-                    overrides.insert(
-                        path.clone(),
-                        Some(parse_entry(entry, path).map_err(refuse)?),
-                    );
+                    overrides.insert(path.clone(), Some(parse_entry(entry, path).map_err(refuse)?));
                 }
                 _ => {}
             }
         }
-        if let Some(module) = packed
-            .iter()
-            .find(|module| overrides.get(*module) == Some(&None))
-        {
+        if let Some(module) = packed.iter().find(|module| overrides.get(*module) == Some(&None)) {
             return Err(refuse(format!(
                 "says {module} is not quantised, but the weights hold {module}.scales"
             )));
         }
-        Ok(Self {
-            default: Some(default),
-            overrides,
-            packed,
-        })
+        Ok(Self { default: Some(default), overrides, packed })
     }
 
     /// The same after modules were renamed; `None` drops a module.
@@ -160,30 +139,21 @@ impl QuantizationConfig {
         };
         Self {
             default: self.default,
-            overrides: self
-                .overrides
-                .into_iter()
-                .filter_map(|(path, q)| Some((module(&path)?, q)))
-                .collect(),
+            overrides: self.overrides.into_iter().filter_map(|(path, q)| Some((module(&path)?, q))).collect(),
             packed: self.packed.iter().filter_map(|path| module(path)).collect(),
         }
     }
 }
 
 fn parse_entry(entry: &Map<String, Value>, path: &str) -> Result<Quantization, String> {
-    let mode = entry
-        .get("mode")
-        .and_then(Value::as_str)
-        .unwrap_or("affine");
+    let mode = entry.get("mode").and_then(Value::as_str).unwrap_or("affine");
     if mode != "affine" {
         return Err(format!(
             "uses quantisation mode {mode} for {path}, which is not supported; supported: affine"
         ));
     }
     let number = |key: &str, allowed: &[u32]| {
-        let value = entry
-            .get(key)
-            .ok_or_else(|| format!("has no {key} in {path}"))?;
+        let value = entry.get(key).ok_or_else(|| format!("has no {key} in {path}"))?;
         let number = value.as_u64().and_then(|value| u32::try_from(value).ok());
         number
             .filter(|number| allowed.contains(number))

@@ -14,11 +14,7 @@ use super::tensor::{Tensor, TensorBytes, TensorDtype, TensorInfo};
 #[derive(Clone)]
 pub(super) enum Stored {
     /// It lies in the file as it is.
-    Mapped {
-        file: Arc<MappedFile>,
-        range: Range<usize>,
-        info: TensorInfo,
-    },
+    Mapped { file: Arc<MappedFile>, range: Range<usize>, info: TensorInfo },
     /// It is made from rows of a GGUF tensor.
     Gguf(Rows, Part),
 }
@@ -31,11 +27,7 @@ impl Stored {
         dtype: TensorDtype,
         shape: Vec<usize>,
     ) -> Self {
-        Self::Mapped {
-            file: file.clone(),
-            range,
-            info: TensorInfo { dtype, shape },
-        }
+        Self::Mapped { file: file.clone(), range, info: TensorInfo { dtype, shape } }
     }
 
     pub(super) fn info(&self) -> TensorInfo {
@@ -50,10 +42,7 @@ impl Stored {
         match self {
             Self::Gguf(rows, part @ (Part::Scales | Part::Biases)) => {
                 let TensorInfo { shape, .. } = rows.info(*part);
-                TensorInfo {
-                    dtype: rows.produce(*part).0,
-                    shape,
-                }
+                TensorInfo { dtype: rows.produce(*part).0, shape }
             }
             _ => self.info(),
         }

@@ -68,14 +68,8 @@ enum Owner {
 impl TensorBytes {
     /// A range of a mapped file; the range must lie inside it.
     pub(super) fn mapped(file: Arc<MappedFile>, range: Range<usize>) -> Self {
-        assert!(
-            range.start <= range.end && range.end <= file.bytes().len(),
-            "range inside the file"
-        );
-        Self {
-            owner: Owner::Mapped(file),
-            range,
-        }
+        assert!(range.start <= range.end && range.end <= file.bytes().len(), "range inside the file");
+        Self { owner: Owner::Mapped(file), range }
     }
 
     /// True when the first byte lies at a multiple of `alignment`.
@@ -87,10 +81,7 @@ impl TensorBytes {
 impl From<Vec<u8>> for TensorBytes {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self {
-            owner: Owner::Owned(Arc::new(bytes)),
-            range,
-        }
+        Self { owner: Owner::Owned(Arc::new(bytes)), range }
     }
 }
 

@@ -67,10 +67,7 @@ impl<'a> Config<'a> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        match value
-            .as_f64()
-            .filter(|number| number.is_finite() && *number > 0.0)
-        {
+        match value.as_f64().filter(|number| number.is_finite() && *number > 0.0) {
             Some(number) => Ok(Some(number)),
             None => Err(self.wrong(key, "a number above 0")),
         }
@@ -81,10 +78,7 @@ impl<'a> Config<'a> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        match value
-            .as_f64()
-            .filter(|number| number.is_finite() && *number >= 0.0)
-        {
+        match value.as_f64().filter(|number| number.is_finite() && *number >= 0.0) {
             Some(number) => Ok(Some(number)),
             None => Err(self.wrong(key, "a number of at least 0")),
         }
@@ -93,37 +87,24 @@ impl<'a> Config<'a> {
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool, FamilyError> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.wrong(key, "true or false")),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
         }
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, FamilyError> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => value
-                .as_str()
-                .map(Some)
-                .ok_or_else(|| self.wrong(key, "a string")),
+            Some(value) => value.as_str().map(Some).ok_or_else(|| self.wrong(key, "a string")),
         }
     }
 
     pub(super) fn missing(&self, key: &str) -> FamilyError {
-        FamilyError::Missing {
-            key: format!("{}{key}", self.prefix),
-        }
+        FamilyError::Missing { key: format!("{}{key}", self.prefix) }
     }
 
     pub(super) fn wrong(&self, key: &str, expected: &str) -> FamilyError {
-        let found = self
-            .get(key)
-            .map_or_else(|| "nothing".to_owned(), ToString::to_string);
-        FamilyError::Value {
-            key: format!("{}{key}", self.prefix),
-            found,
-            expected: expected.to_owned(),
-        }
+        let found = self.get(key).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        FamilyError::Value { key: format!("{}{key}", self.prefix), found, expected: expected.to_owned() }
     }
 
     pub(super) fn unsupported(&self, key: &str, supported: &str) -> FamilyError {

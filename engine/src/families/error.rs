@@ -30,9 +30,7 @@ pub enum FamilyError {
         expected: String,
     },
     /// A key asks for something no family here does.
-    #[error(
-        "config.json asks for {key} \"{found}\", which is not supported; supported: {supported}"
-    )]
+    #[error("config.json asks for {key} \"{found}\", which is not supported; supported: {supported}")]
     Unsupported {
         /// The key.
         key: String,

@@ -9,10 +9,6 @@ use super::transformer::{self, Slides, Variant};
 use crate::decoder::Decoder;
 
 pub(super) fn describe(config: Config<'_>) -> Result<Decoder, FamilyError> {
-    let variant = Variant {
-        slides: Slides::Always,
-        default_context: 4096 * 32,
-        ..llama::variant(config)?
-    };
+    let variant = Variant { slides: Slides::Always, default_context: 4096 * 32, ..llama::variant(config)? };
     transformer::decoder(config, "mistral", &variant)
 }

@@ -42,30 +42,13 @@ const fn row(
     models: &'static str,
     describe: fn(Config<'_>) -> Result<Decoder, FamilyError>,
 ) -> Row {
-    Row {
-        family: Family {
-            model_type,
-            family,
-            models,
-        },
-        describe,
-    }
+    Row { family: Family { model_type, family, models }, describe }
 }
 
 /// Every `model_type`; those that differ from their family's name are aliases.
 const TABLE: &[Row] = &[
-    row(
-        "llama",
-        "llama",
-        "Llama 1-3, SmolLM, TinyLlama, Yi, DeepSeek (dense)",
-        llama::describe,
-    ),
-    row(
-        "mistral",
-        "mistral",
-        "Mistral 7B, Nemo, Small",
-        mistral::describe,
-    ),
+    row("llama", "llama", "Llama 1-3, SmolLM, TinyLlama, Yi, DeepSeek (dense)", llama::describe),
+    row("mistral", "mistral", "Mistral 7B, Nemo, Small", mistral::describe),
     row("qwen2", "qwen2", "Qwen 2, Qwen 2.5, QwQ", qwen2::describe),
     row("qwen3", "qwen3", "Qwen 3 (dense)", qwen3::describe),
     row("iquestcoder", "llama", "IQuest Coder", llama::describe),
@@ -83,17 +66,12 @@ pub fn list() -> impl Iterator<Item = Family> {
 /// asks for something no family here does.
 pub fn describe(config: &Value) -> Result<Decoder, FamilyError> {
     let config = Config::new(config);
-    let model_type = config
-        .text("model_type")?
-        .ok_or_else(|| config.missing("model_type"))?;
+    let model_type = config.text("model_type")?.ok_or_else(|| config.missing("model_type"))?;
     match TABLE.iter().find(|row| row.family.model_type == model_type) {
         Some(row) => (row.describe)(config),
         None => Err(FamilyError::Unknown {
             model_type: model_type.to_owned(),
-            supported: list()
-                .map(|family| family.model_type)
-                .collect::<Vec<_>>()
-                .join(", "),
+            supported: list().map(|family| family.model_type).collect::<Vec<_>>().join(", "),
         }),
     }
 }

@@ -29,11 +29,8 @@ fn slides(config: Config<'_>) -> Result<Slides, FamilyError> {
     if !config.flag("use_sliding_window", false)? {
         return Ok(Slides::Never);
     }
-    Ok(Slides::From(config.get("max_window_layers").map_or(
-        Ok(28),
-        |value| {
-            let first = value.as_u64().and_then(|first| usize::try_from(first).ok());
-            first.ok_or_else(|| config.wrong("max_window_layers", "a whole number"))
-        },
-    )?))
+    Ok(Slides::From(config.get("max_window_layers").map_or(Ok(28), |value| {
+        let first = value.as_u64().and_then(|first| usize::try_from(first).ok());
+        first.ok_or_else(|| config.wrong("max_window_layers", "a whole number"))
+    })?))
 }

@@ -14,46 +14,26 @@ use crate::decoder::Rope;
 const SUPPORTED: &str = "default, linear, llama3, yarn";
 
 /// The rotary embedding of every layer; `default_theta` is the family's.
-pub(super) fn rope(
-    config: Config<'_>,
-    head_dim: usize,
-    default_theta: f64,
-) -> Result<Rope, FamilyError> {
+pub(super) fn rope(config: Config<'_>, head_dim: usize, default_theta: f64) -> Result<Rope, FamilyError> {
     if !head_dim.is_multiple_of(2) {
         return Err(config.wrong("head_dim", "an even number"));
     }
     let parameters = config.section("rope_parameters", "rope_parameters.")?;
-    let scaling = config
-        .section("rope_scaling", "rope_scaling.")?
-        .or(parameters);
+    let scaling = config.section("rope_scaling", "rope_scaling.")?.or(parameters);
     let theta = match (config.optional_number("rope_theta")?, parameters) {
         (Some(theta), _) => theta,
-        (None, Some(parameters)) => parameters
-            .optional_number("rope_theta")?
-            .unwrap_or(default_theta),
+        (None, Some(parameters)) => parameters.optional_number("rope_theta")?.unwrap_or(default_theta),
         (None, None) => default_theta,
     };
     for source in [Some(config), parameters, scaling].into_iter().flatten() {
-        if source
-            .optional_number("partial_rotary_factor")?
-            .is_some_and(|factor| factor != 1.0)
-        {
+        if source.optional_number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
             return Err(source.unsupported("partial_rotary_factor", "1"));
         }
     }
-    let periods: Vec<f64> = (0..head_dim / 2)
-        .map(|i| theta.powf(2.0 * i as f64 / head_dim as f64))
-        .collect();
+    let periods: Vec<f64> = (0..head_dim / 2).map(|i| theta.powf(2.0 * i as f64 / head_dim as f64)).collect();
     let (periods, magnitude) = match scaling {
         None => (periods, 1.0),
-        Some(scaling) => scaled(
-            scaling,
-            Unscaled {
-                periods,
-                theta,
-                head_dim,
-            },
-        )?,
+        Some(scaling) => scaled(scaling, Unscaled { periods, theta, head_dim })?,
     };
     Ok(Rope {
         dims: head_dim,
@@ -71,32 +51,18 @@ struct Unscaled {
 }
 
 fn scaled(scaling: Config<'_>, unscaled: Unscaled) -> Result<(Vec<f64>, f64), FamilyError> {
-    let key = if scaling.get("rope_type").is_some() {
-        "rope_type"
-    } else {
-        "type"
-    };
+    let key = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
     match scaling.text(key)?.unwrap_or("default") {
         "default" => {
             // Layers with rotary embeddings of their own nest one object per layer type.
-            match ["full_attention", "sliding_attention"]
-                .into_iter()
-                .find(|key| scaling.get(key).is_some())
-            {
+            match ["full_attention", "sliding_attention"].into_iter().find(|key| scaling.get(key).is_some()) {
                 Some(key) => Err(scaling.unsupported(key, "one rotary embedding for all layers")),
                 None => Ok((unscaled.periods, 1.0)),
             }
         }
         "linear" => {
             let factor = scaling.number("factor")?;
-            Ok((
-                unscaled
-                    .periods
-                    .into_iter()
-                    .map(|period| period * factor)
-                    .collect(),
-                1.0,
-            ))
+            Ok((unscaled.periods.into_iter().map(|period| period * factor).collect(), 1.0))
         }
         "llama3" => Ok((llama3(scaling, unscaled.periods)?, 1.0)),
         "yarn" => yarn(scaling, &unscaled),
@@ -134,8 +100,7 @@ fn yarn(scaling: Config<'_>, unscaled: &Unscaled) -> Result<(Vec<f64>, f64), Fam
     let context = scaling.number("original_max_position_embeddings")?;
     let dims = unscaled.head_dim as f64;
     // The pair that turns this many times over the original context.
-    let pair_of =
-        |turns: f64| dims * (context / (turns * 2.0 * PI)).ln() / (2.0 * unscaled.theta.ln());
+    let pair_of = |turns: f64| dims * (context / (turns * 2.0 * PI)).ln() / (2.0 * unscaled.theta.ln());
     let mut low = pair_of(scaling.optional_number("beta_fast")?.unwrap_or(32.0));
     let mut high = pair_of(scaling.optional_number("beta_slow")?.unwrap_or(1.0));
     if scaling.flag("truncate", true)? {
@@ -159,15 +124,9 @@ fn yarn_magnitude(scaling: Config<'_>, factor: f64) -> Result<f64, FamilyError> 
         return Ok(given);
     }
     let grown = |slope: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * slope * factor.ln() + 1.0
-        }
+        if factor <= 1.0 { 1.0 } else { 0.1 * slope * factor.ln() + 1.0 }
     };
     let slope = scaling.optional_non_negative("mscale")?.unwrap_or(1.0);
-    let slope_all = scaling
-        .optional_non_negative("mscale_all_dim")?
-        .unwrap_or(0.0);
+    let slope_all = scaling.optional_non_negative("mscale_all_dim")?.unwrap_or(0.0);
     Ok(grown(slope) / grown(slope_all))
 }

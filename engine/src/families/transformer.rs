@@ -54,11 +54,7 @@ struct Shape {
 }
 
 /// The decoder that `config` and the family's `variant` describe.
-pub(super) fn decoder(
-    config: Config<'_>,
-    family: &str,
-    variant: &Variant,
-) -> Result<Decoder, FamilyError> {
+pub(super) fn decoder(config: Config<'_>, family: &str, variant: &Variant) -> Result<Decoder, FamilyError> {
     let shape = shape(config)?;
     let layers = config.count("num_hidden_layers")?;
     if layers > MAX_LAYERS {
@@ -79,29 +75,14 @@ pub(super) fn decoder(
         family: family.to_owned(),
         vocab_size,
         hidden_size: shape.hidden,
-        max_context: config
-            .optional_count("max_position_embeddings")?
-            .unwrap_or(variant.default_context),
-        embedding: Embedding {
-            name: "model.embed_tokens".into(),
-        },
+        max_context: config.optional_count("max_position_embeddings")?.unwrap_or(variant.default_context),
+        embedding: Embedding { name: "model.embed_tokens".into() },
         layers: windows
             .into_iter()
             .enumerate()
-            .map(|(index, window)| {
-                layer(
-                    &shape,
-                    &format!("model.layers.{index}"),
-                    variant,
-                    &rope,
-                    window,
-                )
-            })
+            .map(|(index, window)| layer(&shape, &format!("model.layers.{index}"), variant, &rope, window))
             .collect(),
-        final_norm: Norm::Rms {
-            name: "model.norm".into(),
-            epsilon: shape.epsilon,
-        },
+        final_norm: Norm::Rms { name: "model.norm".into(), epsilon: shape.epsilon },
         head: (!tied).then_some(head),
     })
 }
@@ -112,23 +93,15 @@ fn shape(config: Config<'_>) -> Result<Shape, FamilyError> {
     }
     let hidden = config.count("hidden_size")?;
     let heads = config.count("num_attention_heads")?;
-    let kv_heads = config
-        .optional_count("num_key_value_heads")?
-        .unwrap_or(heads);
+    let kv_heads = config.optional_count("num_key_value_heads")?.unwrap_or(heads);
     if heads % kv_heads != 0 {
-        return Err(config.wrong(
-            "num_key_value_heads",
-            &format!("a divisor of num_attention_heads {heads}"),
-        ));
+        return Err(config.wrong("num_key_value_heads", &format!("a divisor of num_attention_heads {heads}")));
     }
     let head_dim = match config.optional_count("head_dim")? {
         Some(head_dim) => head_dim,
         None if hidden % heads == 0 => hidden / heads,
         None => {
-            return Err(config.wrong(
-                "num_attention_heads",
-                &format!("a divisor of hidden_size {hidden}"),
-            ));
+            return Err(config.wrong("num_attention_heads", &format!("a divisor of hidden_size {hidden}")));
         }
     };
     Ok(Shape {
@@ -142,11 +115,7 @@ fn shape(config: Config<'_>) -> Result<Shape, FamilyError> {
 }
 
 /// The sliding window of every layer, in tokens.
-fn windows(
-    config: Config<'_>,
-    layers: usize,
-    slides: Slides,
-) -> Result<Vec<Option<usize>>, FamilyError> {
+fn windows(config: Config<'_>, layers: usize, slides: Slides) -> Result<Vec<Option<usize>>, FamilyError> {
     let Some(types) = config.get("layer_types") else {
         let window = config.optional_count("sliding_window")?;
         let slides = |index| match slides {
@@ -154,13 +123,11 @@ fn windows(
             Slides::Always => true,
             Slides::From(first) => index >= first,
         };
-        return Ok((0..layers)
-            .map(|index| window.filter(|_| slides(index)))
-            .collect());
+        return Ok((0..layers).map(|index| window.filter(|_| slides(index))).collect());
     };
     let types = types.as_array().filter(|types| types.len() == layers);
-    let types = types
-        .ok_or_else(|| config.wrong("layer_types", &format!("a list of {layers} layer types")))?;
+    let types =
+        types.ok_or_else(|| config.wrong("layer_types", &format!("a list of {layers} layer types")))?;
     types
         .iter()
         .map(|kind| match kind.as_str() {
@@ -168,47 +135,24 @@ fn windows(
             Some("sliding_attention") => Ok(Some(config.count("sliding_window")?)),
             _ => Err(FamilyError::Unsupported {
                 key: "layer_types".into(),
-                found: kind
-                    .as_str()
-                    .map_or_else(|| kind.to_string(), str::to_owned),
+                found: kind.as_str().map_or_else(|| kind.to_string(), str::to_owned),
                 supported: "full_attention, sliding_attention".into(),
             }),
         })
         .collect()
 }
 
-fn layer(
-    shape: &Shape,
-    path: &str,
-    variant: &Variant,
-    rope: &Rope,
-    window: Option<usize>,
-) -> Layer {
-    let norm = |name: &str| Norm::Rms {
-        name: format!("{path}.{name}"),
-        epsilon: shape.epsilon,
-    };
+fn layer(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: Option<usize>) -> Layer {
+    let norm = |name: &str| Norm::Rms { name: format!("{path}.{name}"), epsilon: shape.epsilon };
     Layer {
         mixer_norm: norm("input_layernorm"),
-        mixer: Mixer::Attention(attention(
-            shape,
-            &format!("{path}.self_attn"),
-            variant,
-            rope,
-            window,
-        )),
+        mixer: Mixer::Attention(attention(shape, &format!("{path}.self_attn"), variant, rope, window)),
         feed_forward_norm: norm("post_attention_layernorm"),
         feed_forward: gated(shape, &format!("{path}.mlp"), variant.mlp_bias),
     }
 }
 
-fn attention(
-    shape: &Shape,
-    path: &str,
-    variant: &Variant,
-    rope: &Rope,
-    window: Option<usize>,
-) -> Attention {
+fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: Option<usize>) -> Attention {
     let width = shape.heads * shape.head_dim;
     let project = |name: &str, heads: usize| Linear {
         name: format!("{path}.{name}"),
@@ -218,10 +162,7 @@ fn attention(
         cut: Cut::Heads(shape.head_dim),
     };
     let norm = |name: &str| {
-        let norm = Norm::Rms {
-            name: format!("{path}.{name}"),
-            epsilon: shape.epsilon,
-        };
+        let norm = Norm::Rms { name: format!("{path}.{name}"), epsilon: shape.epsilon };
         variant.head_norms.then_some(norm)
     };
     Attention {

@@ -7,5 +7,7 @@ mod directory;
 mod families;
 mod fixtures;
 mod gguf;
+mod gguf_damage;
 mod gguf_file;
+mod gguf_tokenizer;
 mod smollm2;

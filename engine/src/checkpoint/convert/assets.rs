@@ -54,10 +54,7 @@ pub(super) fn config(checkpoint: &Checkpoint, options: &WriteOptions, plan: &Pla
 }
 
 /// Writes the tokenizer and what belongs to it.
-pub(super) fn write_text(
-    checkpoint: &Checkpoint,
-    output: &PartialDirectory,
-) -> Result<(), WriteError> {
+pub(super) fn write_text(checkpoint: &Checkpoint, output: &PartialDirectory) -> Result<(), WriteError> {
     let assets = checkpoint.text_assets()?;
     let Some(directory) = checkpoint.text_directory() else {
         return write_generated(checkpoint, &assets, output);
@@ -101,10 +98,7 @@ fn write_generated(
     if let Some(template) = template {
         settings.insert("chat_template".into(), template);
     }
-    settings.insert(
-        "model_max_length".into(),
-        checkpoint.config()["max_position_embeddings"].clone(),
-    );
+    settings.insert("model_max_length".into(), checkpoint.config()["max_position_embeddings"].clone());
     let mut generation = Map::new();
     if let Some(id) = checkpoint.config().get("bos_token_id") {
         generation.insert("bos_token_id".into(), id.clone());
@@ -113,14 +107,8 @@ fn write_generated(
         generation.insert("eos_token_id".into(), json!(assets.eos_token_ids));
     }
     output.write("tokenizer.json", &assets.tokenizer)?;
-    output.write(
-        "tokenizer_config.json",
-        pretty(&Value::Object(settings)).as_bytes(),
-    )?;
-    output.write(
-        "generation_config.json",
-        pretty(&Value::Object(generation)).as_bytes(),
-    )
+    output.write("tokenizer_config.json", pretty(&Value::Object(settings)).as_bytes())?;
+    output.write("generation_config.json", pretty(&Value::Object(generation)).as_bytes())
 }
 
 /// JSON for people.

@@ -60,9 +60,6 @@ pub enum WriteError {
 
 impl WriteError {
     pub(super) fn write(path: &Path, source: io::Error) -> Self {
-        Self::Write {
-            path: path.to_path_buf(),
-            source,
-        }
+        Self::Write { path: path.to_path_buf(), source }
     }
 }

@@ -37,11 +37,7 @@ pub struct WriteOptions {
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self {
-            quantize: None,
-            dtype: None,
-            shard_bytes: 5 << 30,
-        }
+        Self { quantize: None, dtype: None, shard_bytes: 5 << 30 }
     }
 }
 
@@ -73,10 +69,7 @@ fn write_with(
     let config = assets::config(checkpoint, options, &plan);
     output.write("config.json", assets::pretty(&config).as_bytes())?;
     if let Some(index) = plan.index() {
-        output.write(
-            "model.safetensors.index.json",
-            assets::pretty(&index).as_bytes(),
-        )?;
+        output.write("model.safetensors.index.json", assets::pretty(&index).as_bytes())?;
     }
     let mut files = Files::create(&plan, &output)?;
     let total_bytes = checkpoint.total_bytes();
@@ -86,11 +79,7 @@ fn write_with(
         files.write(job, &tensor)?;
         done_bytes += tensor.bytes.as_ref().len() as u64;
         let what = "converting weights".to_owned();
-        progress(LoadStep {
-            what,
-            done_bytes,
-            total_bytes: total_bytes.max(done_bytes),
-        });
+        progress(LoadStep { what, done_bytes, total_bytes: total_bytes.max(done_bytes) });
     }
     drop(files);
     output.finish()
@@ -102,9 +91,7 @@ fn check(checkpoint: &Checkpoint, options: &WriteOptions) -> Result<(), WriteErr
             return Err(WriteError::Quantization { bits, group_size });
         }
         if !checkpoint.quantization().is_empty() {
-            return Err(WriteError::AlreadyQuantized {
-                path: checkpoint.path().to_path_buf(),
-            });
+            return Err(WriteError::AlreadyQuantized { path: checkpoint.path().to_path_buf() });
         }
     }
     match options.dtype.filter(|dtype| !dtype.is_weight_float()) {
@@ -130,11 +117,7 @@ impl<'a> Files<'a> {
             output.write_at(file.as_mut(), 0, &header)?;
             shards.push((file, header.len() as u64));
         }
-        Ok(Self {
-            plan,
-            output,
-            shards,
-        })
+        Ok(Self { plan, output, shards })
     }
 
     fn write(&mut self, job: &Job, tensor: &Tensor) -> Result<(), WriteError> {
@@ -147,12 +130,9 @@ impl<'a> Files<'a> {
                 let values = floats::widen(tensor.bytes.as_ref(), tensor.dtype);
                 self.put(index, 0, &floats::narrow(&values, target))
             }
-            Outcome::Quantize {
-                quantization,
-                packed,
-                scales,
-                biases,
-            } => self.quantize(tensor, quantization, [packed, scales, biases]),
+            Outcome::Quantize { quantization, packed, scales, biases } => {
+                self.quantize(tensor, quantization, [packed, scales, biases])
+            }
         }
     }
 
@@ -170,27 +150,14 @@ impl<'a> Files<'a> {
         for rows in tensor.bytes.as_ref().chunks(rows_at_once * row_bytes) {
             let values = floats::widen(rows, tensor.dtype);
             let group = quantization.group_size as usize;
-            let quantized = mlxcel_kernels::quantize(
-                &values,
-                values.len() / columns,
-                columns,
-                quantization.bits,
-                group,
-            );
+            let quantized =
+                mlxcel_kernels::quantize(&values, values.len() / columns, columns, quantization.bits, group);
             // `plan` quantises whole groups of whole rows only.
             let quantized = quantized.expect("the plan's shapes are quantisable");
-            let words: Vec<u8> = quantized
-                .packed
-                .iter()
-                .flat_map(|word| word.to_le_bytes())
-                .collect();
-            let parts = [
-                words,
-                floats::narrow(&quantized.scales, affine),
-                floats::narrow(&quantized.biases, affine),
-            ];
-            for ((index, part), at) in [packed, scales, biases].into_iter().zip(parts).zip(&mut at)
-            {
+            let words: Vec<u8> = quantized.packed.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let parts =
+                [words, floats::narrow(&quantized.scales, affine), floats::narrow(&quantized.biases, affine)];
+            for ((index, part), at) in [packed, scales, biases].into_iter().zip(parts).zip(&mut at) {
                 self.put(index, *at, &part)?;
                 *at += part.len() as u64;
             }
@@ -201,7 +168,6 @@ impl<'a> Files<'a> {
     fn put(&mut self, index: usize, at: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let Placed { shard, offset, .. } = self.plan.placed[index];
         let (file, data_start) = &mut self.shards[shard];
-        self.output
-            .write_at(file.as_mut(), *data_start + offset + at, bytes)
+        self.output.write_at(file.as_mut(), *data_start + offset + at, bytes)
     }
 }

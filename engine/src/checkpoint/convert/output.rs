@@ -32,17 +32,11 @@ pub(super) struct PartialDirectory {
 }
 
 impl PartialDirectory {
-    pub(super) fn create(
-        target: &Path,
-        needed_bytes: u64,
-        create: Create,
-    ) -> Result<Self, WriteError> {
+    pub(super) fn create(target: &Path, needed_bytes: u64, create: Create) -> Result<Self, WriteError> {
         let occupied = fs::read_dir(target).map(|mut entries| entries.next().is_some());
         // An empty directory may be taken over; a file may not.
         if occupied.unwrap_or(target.exists()) {
-            return Err(WriteError::Exists {
-                path: target.to_path_buf(),
-            });
+            return Err(WriteError::Exists { path: target.to_path_buf() });
         }
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -50,15 +44,8 @@ impl PartialDirectory {
         };
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        let directory = Self {
-            target: target.to_path_buf(),
-            partial,
-            create,
-            needed_bytes,
-            finished: false,
-        };
-        fs::create_dir_all(&directory.partial)
-            .map_err(|error| directory.error(&directory.partial, error))?;
+        let directory = Self { target: target.to_path_buf(), partial, create, needed_bytes, finished: false };
+        fs::create_dir_all(&directory.partial).map_err(|error| directory.error(&directory.partial, error))?;
         Ok(directory)
     }
 
@@ -82,16 +69,13 @@ impl PartialDirectory {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), WriteError> {
-        let written = file
-            .seek(SeekFrom::Start(offset))
-            .and_then(|_| file.write_all(bytes));
+        let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
         written.map_err(|error| self.error(&self.target, error))
     }
 
     /// Brings everything to disk and gives the directory its name.
     pub(super) fn finish(mut self) -> Result<(), WriteError> {
-        self.sync(&self.partial)
-            .map_err(|error| self.error(&self.target, error))?;
+        self.sync(&self.partial).map_err(|error| self.error(&self.target, error))?;
         if self.target.is_dir() {
             fs::remove_dir(&self.target).map_err(|error| self.error(&self.target, error))?;
         }
@@ -114,12 +98,9 @@ impl PartialDirectory {
 
     fn error(&self, path: &Path, error: io::Error) -> WriteError {
         match error.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => WriteError::NoSpace {
-                path: self.target.clone(),
-                needed_bytes: self.needed_bytes,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                WriteError::NoSpace { path: self.target.clone(), needed_bytes: self.needed_bytes }
+            }
             _ => WriteError::write(path, error),
         }
     }

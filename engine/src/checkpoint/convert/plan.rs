@@ -30,12 +30,7 @@ pub(super) enum Outcome {
     /// Its bytes, in another float type where `placed` says so.
     Keep(usize),
     /// Packed integers, scales and biases.
-    Quantize {
-        quantization: Quantization,
-        packed: usize,
-        scales: usize,
-        biases: usize,
-    },
+    Quantize { quantization: Quantization, packed: usize, scales: usize, biases: usize },
 }
 
 /// Everything to be written.
@@ -49,21 +44,13 @@ pub(super) struct Plan {
 
 /// Decides what becomes of every tensor.
 pub(super) fn plan(checkpoint: &Checkpoint, options: &WriteOptions) -> Plan {
-    let mut plan = Plan {
-        placed: Vec::new(),
-        jobs: Vec::new(),
-        shards: 1,
-        quantized: Vec::new(),
-    };
+    let mut plan = Plan { placed: Vec::new(), jobs: Vec::new(), shards: 1, quantized: Vec::new() };
     for name in checkpoint.names() {
         let Some(info) = checkpoint.exact_info(name) else {
             continue;
         };
-        let dtype = if info.dtype.is_weight_float() {
-            options.dtype.unwrap_or(info.dtype)
-        } else {
-            info.dtype
-        };
+        let dtype =
+            if info.dtype.is_weight_float() { options.dtype.unwrap_or(info.dtype) } else { info.dtype };
         let module = name.strip_suffix(".weight");
         if let Some((module, quantization)) = module.and_then(|module| {
             let own = checkpoint.quantization().for_module(module)?;
@@ -71,23 +58,11 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: &WriteOptions) -> Plan {
         }) {
             plan.quantized.push((module.to_owned(), quantization));
         }
-        let outcome = match (
-            module,
-            options.quantize.filter(|q| is_quantizable(&info, *q)),
-        ) {
+        let outcome = match (module, options.quantize.filter(|q| is_quantizable(&info, *q))) {
             (Some(module), Some(quantization)) => plan.quantize(module, &info, dtype, quantization),
-            _ => Outcome::Keep(plan.place(
-                name.to_owned(),
-                TensorInfo {
-                    dtype,
-                    shape: info.shape,
-                },
-            )),
+            _ => Outcome::Keep(plan.place(name.to_owned(), TensorInfo { dtype, shape: info.shape })),
         };
-        plan.jobs.push(Job {
-            source: name.to_owned(),
-            outcome,
-        });
+        plan.jobs.push(Job { source: name.to_owned(), outcome });
     }
     plan.arrange(options.shard_bytes);
     plan
@@ -104,19 +79,11 @@ fn is_quantizable(info: &TensorInfo, quantization: Quantization) -> bool {
 
 impl Plan {
     pub(super) fn total_bytes(&self) -> u64 {
-        self.placed
-            .iter()
-            .map(|placed| placed.info.size_bytes())
-            .sum()
+        self.placed.iter().map(|placed| placed.info.size_bytes()).sum()
     }
 
     fn place(&mut self, name: String, info: TensorInfo) -> usize {
-        self.placed.push(Placed {
-            name,
-            info,
-            shard: 0,
-            offset: 0,
-        });
+        self.placed.push(Placed { name, info, shard: 0, offset: 0 });
         self.placed.len() - 1
     }
 
@@ -130,14 +97,8 @@ impl Plan {
         let (rows, columns) = (info.shape[0], info.shape[1]);
         let words = columns * quantization.bits as usize / 32;
         let groups = columns / quantization.group_size as usize;
-        let packed = TensorInfo {
-            dtype: TensorDtype::U32,
-            shape: vec![rows, words],
-        };
-        let affine = TensorInfo {
-            dtype,
-            shape: vec![rows, groups],
-        };
+        let packed = TensorInfo { dtype: TensorDtype::U32, shape: vec![rows, words] };
+        let affine = TensorInfo { dtype, shape: vec![rows, groups] };
         self.quantized.push((module.to_owned(), quantization));
         Outcome::Quantize {
             quantization,
@@ -161,11 +122,7 @@ impl Plan {
         }
         self.shards = shard + 1;
         for shard in 0..self.shards {
-            let mut members: Vec<&mut Placed> = self
-                .placed
-                .iter_mut()
-                .filter(|p| p.shard == shard)
-                .collect();
+            let mut members: Vec<&mut Placed> = self.placed.iter_mut().filter(|p| p.shard == shard).collect();
             members.sort_by(|a, b| {
                 let width = |placed: &Placed| placed.info.dtype.size_bytes();
                 width(b).cmp(&width(a)).then_with(|| a.name.cmp(&b.name))
@@ -187,11 +144,7 @@ impl Plan {
 
     /// The bytes before a file's data: length and JSON, padded so that the data is aligned.
     pub(super) fn header(&self, shard: usize) -> Vec<u8> {
-        let mut members: Vec<&Placed> = self
-            .placed
-            .iter()
-            .filter(|placed| placed.shard == shard)
-            .collect();
+        let mut members: Vec<&Placed> = self.placed.iter().filter(|placed| placed.shard == shard).collect();
         members.sort_by_key(|placed| placed.offset);
         let mut header = Map::new();
         header.insert("__metadata__".into(), json!({"format": "mlx"}));
@@ -216,10 +169,8 @@ impl Plan {
         }
         let mut names: Vec<&Placed> = self.placed.iter().collect();
         names.sort_by(|a, b| a.name.cmp(&b.name));
-        let map: Map<String, Value> = names
-            .iter()
-            .map(|placed| (placed.name.clone(), json!(self.file_name(placed.shard))))
-            .collect();
+        let map: Map<String, Value> =
+            names.iter().map(|placed| (placed.name.clone(), json!(self.file_name(placed.shard)))).collect();
         Some(json!({"metadata": {"total_size": self.total_bytes()}, "weight_map": map}))
     }
 }

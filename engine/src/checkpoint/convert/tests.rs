@@ -10,8 +10,8 @@ use super::*;
 
 fn model(directory: &Path) -> Checkpoint {
     let config = json!({"model_type": "llama"});
-    let header = json!({"a.weight": {"dtype": "F32", "shape": [4, 32], "data_offsets": [0, 512]}})
-        .to_string();
+    let header =
+        json!({"a.weight": {"dtype": "F32", "shape": [4, 32], "data_offsets": [0, 512]}}).to_string();
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());
     file.resize(file.len() + 512, 0);
@@ -44,10 +44,7 @@ impl Seek for FullDisk {
 }
 
 fn full_disk(path: &Path) -> io::Result<Box<dyn Output>> {
-    match path
-        .extension()
-        .is_some_and(|extension| extension == "safetensors")
-    {
+    match path.extension().is_some_and(|extension| extension == "safetensors") {
         true => Ok(Box::new(FullDisk(Cursor::new(Vec::new())))),
         false => create_file(path),
     }
@@ -59,22 +56,7 @@ fn a_full_disk_is_named_and_leaves_nothing_behind() {
     let parent = tempfile::tempdir().expect("temporary directory");
     let checkpoint = model(source.path());
     let target = parent.path().join("out");
-    let result = write_with(
-        &checkpoint,
-        &target,
-        &WriteOptions::default(),
-        &mut |_| {},
-        full_disk,
-    );
-    assert!(
-        matches!(
-            result,
-            Err(WriteError::NoSpace {
-                needed_bytes: 512,
-                ..
-            })
-        ),
-        "{result:?}"
-    );
+    let result = write_with(&checkpoint, &target, &WriteOptions::default(), &mut |_| {}, full_disk);
+    assert!(matches!(result, Err(WriteError::NoSpace { needed_bytes: 512, .. })), "{result:?}");
     assert_eq!(std::fs::read_dir(parent.path()).expect("listed").count(), 0);
 }
