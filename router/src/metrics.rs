@@ -35,9 +35,7 @@ impl Drop for InFlight {
 
 impl Metrics {
     pub(crate) fn new() -> Result<Self, BuildError> {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(&BUCKETS)?
-            .build_recorder();
+        let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS)?.build_recorder();
         for (name, what) in COUNTERS {
             recorder.describe_counter((*name).into(), None, (*what).into());
         }
@@ -70,10 +68,8 @@ impl Metrics {
 
     /// A request was answered, or its answer began, with this status.
     pub(crate) fn answered(&self, endpoint: &'static str, status: u16) {
-        let labels = vec![
-            Label::from_static_parts("endpoint", endpoint),
-            Label::new("status", status.to_string()),
-        ];
+        let labels =
+            vec![Label::from_static_parts("endpoint", endpoint), Label::new("status", status.to_string())];
         self.counter(REQUESTS, labels).increment(1);
     }
 
@@ -87,20 +83,13 @@ impl Metrics {
     }
 
     pub(crate) fn first_token(&self, model: &str, after: Duration) {
-        self.histogram(TTFT, vec![Label::new("model", model.to_owned())])
-            .record(after.as_secs_f64());
+        self.histogram(TTFT, vec![Label::new("model", model.to_owned())]).record(after.as_secs_f64());
     }
 
     pub(crate) fn tokens(&self, model: &str, prompt: u32, completion: u32) {
-        let of = |kind| {
-            vec![
-                Label::new("model", model.to_owned()),
-                Label::from_static_parts("kind", kind),
-            ]
-        };
+        let of = |kind| vec![Label::new("model", model.to_owned()), Label::from_static_parts("kind", kind)];
         self.counter(TOKENS, of("prompt")).increment(prompt.into());
-        self.counter(TOKENS, of("completion"))
-            .increment(completion.into());
+        self.counter(TOKENS, of("completion")).increment(completion.into());
     }
 
     /// How many nodes there are now.
@@ -112,21 +101,15 @@ impl Metrics {
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
-        self.0
-            .recorder
-            .register_counter(&Key::from_parts(name, labels), &METADATA)
+        self.0.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
     fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
-        self.0
-            .recorder
-            .register_gauge(&Key::from_parts(name, labels), &METADATA)
+        self.0.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
     }
 
     fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
-        self.0
-            .recorder
-            .register_histogram(&Key::from_parts(name, labels), &METADATA)
+        self.0.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
     }
 }
 
@@ -143,24 +126,13 @@ const NODES: &str = "mlxcel_nodes";
 const COUNTERS: &[(&str, &str)] = &[
     (REQUESTS, "Requests answered, by endpoint and HTTP status"),
     (BROKEN, "Streamed answers that ended with an error"),
-    (
-        TOKENS,
-        "Tokens processed, by model and kind (prompt or completion)",
-    ),
-    (
-        RETRIES,
-        "Requests sent again because a node could not serve them",
-    ),
+    (TOKENS, "Tokens processed, by model and kind (prompt or completion)"),
+    (RETRIES, "Requests sent again because a node could not serve them"),
 ];
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT, "Requests being served"),
-    (
-        NODES,
-        "Nodes seen, by whether the router is connected to them",
-    ),
+    (NODES, "Nodes seen, by whether the router is connected to them"),
 ];
 
 /// Seconds; a cached short prompt on a GPU to a long one on a CPU.
-const BUCKETS: [f64; 12] = [
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
-];
+const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];

@@ -146,18 +146,10 @@ impl Router {
             members.spawn(dial::keep_dialling(members.clone(), address.clone()));
         }
         let announcement = announcement(&identity, control_addr);
-        let discovery = options
-            .mdns
-            .then(|| discover(announcement, &members))
-            .flatten();
+        let discovery = options.mdns.then(|| discover(announcement, &members)).flatten();
 
         let stopping = CancellationToken::new();
-        let relay = Relay {
-            roster,
-            metrics,
-            stopping: stopping.clone(),
-            patience: options.patience,
-        };
+        let relay = Relay { roster, metrics, stopping: stopping.clone(), patience: options.patience };
         let app = app(&options, cluster.to_string(), relay, members.clone());
         let draining = CancellationToken::new();
         let http = tokio::spawn(serve_http(http, app, draining.clone()));
@@ -229,9 +221,7 @@ fn check(options: &RouterOptions) -> Result<(), StartError> {
         return Err(StartError::EmptyApiKey);
     }
     let well_formed = |address: &&String| {
-        address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };
     match options.join.iter().find(|address| !well_formed(address)) {
         Some(address) => Err(StartError::JoinAddress(address.clone())),
@@ -240,9 +230,7 @@ fn check(options: &RouterOptions) -> Result<(), StartError> {
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|cause| cannot_listen(address, purpose, cause))
+    TcpListener::bind(address).await.map_err(|cause| cannot_listen(address, purpose, cause))
 }
 
 fn bound(
@@ -250,9 +238,7 @@ fn bound(
     address: SocketAddr,
     purpose: &'static str,
 ) -> Result<SocketAddr, StartError> {
-    listener
-        .local_addr()
-        .map_err(|cause| cannot_listen(address, purpose, cause))
+    listener.local_addr().map_err(|cause| cannot_listen(address, purpose, cause))
 }
 
 fn cannot_listen(address: SocketAddr, purpose: &'static str, cause: std::io::Error) -> StartError {
@@ -264,17 +250,10 @@ fn cannot_listen(address: SocketAddr, purpose: &'static str, cause: std::io::Err
         std::io::ErrorKind::PermissionDenied => {
             format!("; port {port} needs privileges, choose one above 1023")
         }
-        std::io::ErrorKind::AddrNotAvailable => {
-            "; no interface of this host has that address".to_owned()
-        }
+        std::io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address".to_owned(),
         _ => String::new(),
     };
-    StartError::Listen {
-        address,
-        purpose,
-        cause,
-        mend,
-    }
+    StartError::Listen { address, purpose, cause, mend }
 }
 
 fn announcement(identity: &Identity, control: SocketAddr) -> Announcement {
@@ -326,9 +305,8 @@ async fn serve_http(listener: TcpListener, app: App, draining: CancellationToken
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
     });
-    let served = axum::serve(listener, api::routes(app))
-        .with_graceful_shutdown(draining.cancelled_owned())
-        .await;
+    let served =
+        axum::serve(listener, api::routes(app)).with_graceful_shutdown(draining.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the HTTP server ended");
     }

@@ -73,9 +73,7 @@ impl Heading {
     /// The first chunk of a streamed chat; other endpoints have none.
     pub(crate) fn opening(&self) -> Option<Value> {
         match self.endpoint {
-            Endpoint::Chat => {
-                Some(self.chunk(json!({"role": "assistant", "content": ""}), Value::Null))
-            }
+            Endpoint::Chat => Some(self.chunk(json!({"role": "assistant", "content": ""}), Value::Null)),
             Endpoint::Text => None,
         }
     }

@@ -42,10 +42,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
     sampling::without_effect(&mut fields)?;
     unsupported(&mut fields)?;
     fields.finish()?;
-    Ok(Parsed {
-        generate,
-        streaming,
-    })
+    Ok(Parsed { generate, streaming })
 }
 
 /// `max_completion_tokens`, or its older name. 0, the wire's "as many as fit", when absent.
@@ -55,9 +52,7 @@ fn max_tokens(fields: &mut Fields) -> Result<u32, ApiError> {
     match (new, old) {
         (Some(new), Some(old)) if new != old => Err(ApiError::invalid(
             "max_tokens",
-            format!(
-                "'max_tokens' ({old}) and 'max_completion_tokens' ({new}) contradict each other"
-            ),
+            format!("'max_tokens' ({old}) and 'max_completion_tokens' ({new}) contradict each other"),
         )),
         (new, old) => Ok(new.or(old).unwrap_or(0)),
     }
@@ -72,30 +67,17 @@ fn unsupported(fields: &mut Fields) -> Result<(), ApiError> {
     fields.only("tool_choice", " except as 'none' or 'auto'", no_tools)?;
     fields.only("function_call", " except as 'none' or 'auto'", no_tools)?;
     fields.boolean("parallel_tool_calls")?;
-    fields.only("modalities", " except as [\"text\"]", |v| {
-        *v == json!(["text"])
-    })?;
-    for field in [
-        "audio",
-        "prediction",
-        "reasoning_effort",
-        "verbosity",
-        "web_search_options",
-    ] {
+    fields.only("modalities", " except as [\"text\"]", |v| *v == json!(["text"]))?;
+    for field in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
         fields.only(field, "", |_| false)?;
     }
     Ok(())
 }
 
 fn messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    let messages = fields
-        .array("messages")?
-        .ok_or_else(|| ApiError::missing("messages"))?;
+    let messages = fields.array("messages")?.ok_or_else(|| ApiError::missing("messages"))?;
     if messages.is_empty() {
-        return Err(ApiError::invalid(
-            "messages",
-            "'messages' must not be empty",
-        ));
+        return Err(ApiError::invalid("messages", "'messages' must not be empty"));
     }
     let each = |(i, value)| message(value, &format!("messages[{i}]"));
     messages.into_iter().enumerate().map(each).collect()
@@ -114,9 +96,8 @@ fn message(value: Value, name: &str) -> Result<Value, ApiError> {
             return Err(ApiError::unsupported(&role_name, message));
         }
         other => {
-            let message = format!(
-                "'{role_name}' must be system, developer, user or assistant, got '{other}'"
-            );
+            let message =
+                format!("'{role_name}' must be system, developer, user or assistant, got '{other}'");
             return Err(ApiError::invalid(&role_name, message));
         }
     };
@@ -148,10 +129,7 @@ fn text(content: Value, name: &str) -> Result<String, ApiError> {
         other => return Err(wrong_type(name, "a string or an array of parts", &other)),
     };
     if parts.is_empty() {
-        return Err(ApiError::invalid(
-            name,
-            format!("'{name}' must not be empty"),
-        ));
+        return Err(ApiError::invalid(name, format!("'{name}' must not be empty")));
     }
     let each = |(i, part)| text_part(part, &format!("{name}[{i}]"));
     let texts: Result<Vec<_>, _> = parts.into_iter().enumerate().map(each).collect();

@@ -66,10 +66,7 @@ fn unreadable(rejection: BytesRejection) -> ApiError {
 }
 
 async fn answer(app: App, endpoint: Endpoint, parsed: Parsed) -> Result<Response, ApiError> {
-    let Parsed {
-        mut generate,
-        streaming,
-    } = parsed;
+    let Parsed { mut generate, streaming } = parsed;
     generate.request_id = app.new_id(endpoint.id_prefix());
     let heading = Heading {
         endpoint,
@@ -145,9 +142,7 @@ fn stream(answering: Answering, first: Piece) -> Response {
         ready: events.into_iter().rev().collect(),
     };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
-    let mut response = Sse::new(going.into_stream())
-        .keep_alive(keep_alive)
-        .into_response();
+    let mut response = Sse::new(going.into_stream()).keep_alive(keep_alive).into_response();
     // Proxies that gather responses would hold tokens back.
     let no = http::HeaderValue::from_static("no");
     response.headers_mut().insert("x-accel-buffering", no);

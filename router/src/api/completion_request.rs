@@ -35,14 +35,9 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
     fields.only("best_of", " except as 1", |v| v.as_i64() == Some(1))?;
     fields.only("echo", " except as false", is_false)?;
     fields.only("logprobs", "", |_| false)?;
-    fields.only("suffix", " except as an empty string", |v| {
-        v.as_str() == Some("")
-    })?;
+    fields.only("suffix", " except as an empty string", |v| v.as_str() == Some(""))?;
     fields.finish()?;
-    Ok(Parsed {
-        generate,
-        streaming,
-    })
+    Ok(Parsed { generate, streaming })
 }
 
 fn prompt_of(value: Value) -> Result<Prompt, ApiError> {
@@ -59,8 +54,7 @@ fn prompt_of(value: Value) -> Result<Prompt, ApiError> {
         [Value::String(text)] => Ok(Prompt::Text(text.clone())),
         [Value::Array(ids)] if ids.first().is_some_and(Value::is_number) => token_ids(ids),
         [Value::String(_) | Value::Array(_), _, ..] => {
-            let message =
-                "'prompt' is not supported as a list of prompts; send one request for each";
+            let message = "'prompt' is not supported as a list of prompts; send one request for each";
             Err(ApiError::unsupported("prompt", message))
         }
         [other, ..] => Err(wrong(other)),

@@ -38,15 +38,7 @@ const SERVER: &str = "server_error";
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            body: ErrorBody {
-                message: message.into(),
-                kind,
-                param: None,
-                code: None,
-            },
-        }
+        Self { status, body: ErrorBody { message: message.into(), kind, param: None, code: None } }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -66,23 +58,17 @@ impl ApiError {
 
     /// A field whose value is not allowed.
     pub(crate) fn invalid(param: &str, message: impl Into<String>) -> Self {
-        Self::bad_request(message)
-            .param(param)
-            .code("invalid_value")
+        Self::bad_request(message).param(param).code("invalid_value")
     }
 
     /// A field this server knows of and cannot do as asked.
     pub(crate) fn unsupported(param: &str, message: impl Into<String>) -> Self {
-        Self::bad_request(message)
-            .param(param)
-            .code("unsupported_parameter")
+        Self::bad_request(message).param(param).code("unsupported_parameter")
     }
 
     /// A field this server does not know.
     pub(crate) fn unknown(param: &str) -> Self {
-        Self::bad_request(format!("unknown parameter: '{param}'"))
-            .param(param)
-            .code("unknown_parameter")
+        Self::bad_request(format!("unknown parameter: '{param}'")).param(param).code("unknown_parameter")
     }
 
     /// A required field is missing.
@@ -97,10 +83,7 @@ impl ApiError {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             INVALID,
-            format!(
-                "the request body is larger than {} MiB",
-                limit_bytes / (1024 * 1024)
-            ),
+            format!("the request body is larger than {} MiB", limit_bytes / (1024 * 1024)),
         )
         .code("request_too_large")
     }
@@ -129,9 +112,9 @@ impl From<Refusal> for ApiError {
         let message = refusal.to_string();
         match refusal {
             Refusal::Invalid(_) => Self::bad_request(message),
-            Refusal::UnknownModel { .. } => Self::new(StatusCode::NOT_FOUND, INVALID, message)
-                .param("model")
-                .code("model_not_found"),
+            Refusal::UnknownModel { .. } => {
+                Self::new(StatusCode::NOT_FOUND, INVALID, message).param("model").code("model_not_found")
+            }
             Refusal::NoNode { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("no_node")
             }
@@ -141,17 +124,13 @@ impl From<Refusal> for ApiError {
             Refusal::Stopping => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("shutting_down")
             }
-            Refusal::LoadFailed { .. } => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message)
-                    .param("model")
-                    .code("model_load_failed")
-            }
+            Refusal::LoadFailed { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message)
+                .param("model")
+                .code("model_load_failed"),
             Refusal::Crashes { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message).code("worker_crashed")
             }
-            Refusal::NodeLost { .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, SERVER, message).code("node_lost")
-            }
+            Refusal::NodeLost { .. } => Self::new(StatusCode::BAD_GATEWAY, SERVER, message).code("node_lost"),
             Refusal::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message),
         }
     }

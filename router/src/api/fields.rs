@@ -23,10 +23,7 @@ impl Fields {
         let value: Value = serde_json::from_slice(body)
             .map_err(|e| ApiError::bad_request(format!("the request body is not JSON: {e}")))?;
         match value {
-            Value::Object(map) => Ok(Self {
-                map,
-                path: String::new(),
-            }),
+            Value::Object(map) => Ok(Self { map, path: String::new() }),
             other => Err(ApiError::bad_request(format!(
                 "the request body must be a JSON object, got {}",
                 kind(&other)
@@ -37,10 +34,7 @@ impl Fields {
     /// Starts reading an object inside the request; `name` is its full name.
     pub(crate) fn of_value(value: Value, name: &str) -> Result<Self, ApiError> {
         match value {
-            Value::Object(map) => Ok(Self {
-                map,
-                path: format!("{name}."),
-            }),
+            Value::Object(map) => Ok(Self { map, path: format!("{name}.") }),
             other => Err(wrong_type(name, "an object", &other)),
         }
     }
@@ -66,8 +60,7 @@ impl Fields {
 
     /// A string that must be there.
     pub(crate) fn required_string(&mut self, field: &str) -> Result<String, ApiError> {
-        self.string(field)?
-            .ok_or_else(|| ApiError::missing(&self.name(field)))
+        self.string(field)?.ok_or_else(|| ApiError::missing(&self.name(field)))
     }
 
     /// A boolean.
@@ -175,10 +168,7 @@ impl Fields {
 
 /// The error for a value of the wrong JSON type.
 pub(crate) fn wrong_type(name: &str, wanted: &str, got: &Value) -> ApiError {
-    ApiError::invalid(
-        name,
-        format!("'{name}' must be {wanted}, got {}", kind(got)),
-    )
+    ApiError::invalid(name, format!("'{name}' must be {wanted}, got {}", kind(got)))
 }
 
 fn out_of_range(name: &str, rule: &str, got: &Value) -> ApiError {

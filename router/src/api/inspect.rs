@@ -19,19 +19,13 @@ use crate::core::refusal::Refusal;
 pub(super) async fn models(State(app): State<App>) -> Response {
     let data = app.relay.roster.fleet(|fleet| {
         let models = fleet.models();
-        models
-            .into_iter()
-            .map(|(name, ready)| model_json(&app, name, ready))
-            .collect::<Vec<_>>()
+        models.into_iter().map(|(name, ready)| model_json(&app, name, ready)).collect::<Vec<_>>()
     });
     Json(json!({"object": "list", "data": data})).into_response()
 }
 
 /// `GET /v1/models/{id}`; ids may hold slashes.
-pub(super) async fn model(
-    State(app): State<App>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
+pub(super) async fn model(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
     app.relay.roster.fleet(|fleet| {
         let models = fleet.models();
         match models.get(id.as_str()) {
@@ -67,16 +61,12 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         })
         .collect();
     let (nodes, models) = app.relay.roster.latest(|fleet, latest| {
-        let nodes: Vec<Value> = fleet
-            .alive()
-            .map(|(id, member)| node_json(id, member, latest.get(id)))
-            .collect();
+        let nodes: Vec<Value> =
+            fleet.alive().map(|(id, member)| node_json(id, member, latest.get(id))).collect();
         let models: Vec<Value> = fleet
             .models()
             .into_iter()
-            .map(|(name, ready)| {
-                json!({"id": name, "status": if ready { "ready" } else { "loadable" }})
-            })
+            .map(|(name, ready)| json!({"id": name, "status": if ready { "ready" } else { "loadable" }}))
             .collect();
         (nodes, models)
     });

@@ -75,9 +75,8 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resp
 }
 
 fn carries(headers: &HeaderMap, key: &str) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let given =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     given.is_some_and(|given| same(given.trim_ascii(), key.as_bytes()))
 }
 

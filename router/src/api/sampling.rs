@@ -25,14 +25,8 @@ pub(crate) struct Streaming {
 /// Reads how each token is chosen.
 pub(crate) fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
     let penalty = "between -2 and 2";
-    let positive = (
-        std::ops::Bound::Excluded(0.0),
-        std::ops::Bound::Included(1.0),
-    );
-    let above_zero = (
-        std::ops::Bound::Excluded(0.0),
-        std::ops::Bound::Included(f64::from(f32::MAX)),
-    );
+    let positive = (std::ops::Bound::Excluded(0.0), std::ops::Bound::Included(1.0));
+    let above_zero = (std::ops::Bound::Excluded(0.0), std::ops::Bound::Included(f64::from(f32::MAX)));
     let temperature = fields.number("temperature", 0.0..=2.0, "between 0 and 2")?;
     let top_p = fields.number("top_p", positive, "above 0 and at most 1")?;
     let repetition_penalty = match fields.number("repetition_penalty", above_zero, "above 0")? {
@@ -45,9 +39,7 @@ pub(crate) fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         top_k: top_k(fields)?,
         min_p: fields.number("min_p", 0.0..=1.0, "between 0 and 1")?,
         // Any 64 bits are a seed; negative ones are kept by their bits.
-        seed: fields
-            .integer("seed", .., "a 64-bit integer")?
-            .map(i64::cast_unsigned),
+        seed: fields.integer("seed", .., "a 64-bit integer")?.map(i64::cast_unsigned),
         repetition_penalty,
         repetition_window: fields.count("repeat_last_n", 0)?,
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0, penalty)?,
@@ -93,22 +85,13 @@ pub(crate) fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(one) => vec![one],
     };
     if items.len() > MOST_STOPS {
-        let message = format!(
-            "'stop' must have at most {MOST_STOPS} strings, got {}",
-            items.len()
-        );
+        let message = format!("'stop' must have at most {MOST_STOPS} strings, got {}", items.len());
         return Err(ApiError::invalid("stop", message));
     }
     let text = |item| match item {
-        Value::String(s) if s.is_empty() => {
-            Err(ApiError::invalid("stop", "'stop' must not be empty"))
-        }
+        Value::String(s) if s.is_empty() => Err(ApiError::invalid("stop", "'stop' must not be empty")),
         Value::String(s) => Ok(s),
-        other => Err(wrong_type(
-            "stop",
-            "a string or an array of strings",
-            &other,
-        )),
+        other => Err(wrong_type("stop", "a string or an array of strings", &other)),
     };
     items.into_iter().map(text).collect()
 }
@@ -117,10 +100,7 @@ pub(crate) fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 pub(crate) fn streaming(fields: &mut Fields) -> Result<Streaming, ApiError> {
     let on = fields.boolean("stream")?.unwrap_or(false);
     let Some(options) = fields.take("stream_options") else {
-        return Ok(Streaming {
-            on,
-            include_usage: false,
-        });
+        return Ok(Streaming { on, include_usage: false });
     };
     if !on {
         let message = "'stream_options' is only allowed when 'stream' is true";
@@ -145,17 +125,10 @@ pub(crate) fn without_effect(fields: &mut Fields) -> Result<(), ApiError> {
         matches!(v.as_str(), Some("auto" | "default"))
     })?;
     fields.only("response_format", " except as {\"type\": \"text\"}", |v| {
-        v.as_object()
-            .is_some_and(|o| o.len() == 1 && o.get("type").and_then(Value::as_str) == Some("text"))
+        v.as_object().is_some_and(|o| o.len() == 1 && o.get("type").and_then(Value::as_str) == Some("text"))
     })?;
-    for field in [
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "grammar",
-        "json_schema",
-    ] {
+    for field in ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema"]
+    {
         fields.only(field, "", |_| false)?;
     }
     fields.only("min_tokens", " except as 0", |v| v.as_i64() == Some(0))

@@ -159,10 +159,9 @@ impl Attempt {
                 model: self.model.clone(),
                 served: fleet.models().into_keys().map(str::to_owned).collect(),
             }),
-            Choice::Nowhere(Absence::LoadFailed(message)) => self.end(Refusal::LoadFailed {
-                model: self.model.clone(),
-                message,
-            }),
+            Choice::Nowhere(Absence::LoadFailed(message)) => {
+                self.end(Refusal::LoadFailed { model: self.model.clone(), message })
+            }
             Choice::Nowhere(absence) if self.is_hopeless(fleet) => {
                 let refusal = self.refusal(absence);
                 self.end(refusal)
@@ -195,9 +194,7 @@ impl Attempt {
                 self.phase = Phase::Ended;
                 Verdict::Forward
             }
-            Happening::Failed(kind, message) if committed => {
-                self.fail(after_first_token(kind, message))
-            }
+            Happening::Failed(kind, message) if committed => self.fail(after_first_token(kind, message)),
             Happening::Lost(cause) if committed => self.fail(Refusal::NodeLost { node, cause }),
             Happening::Failed(kind, message) => self.failed(node, kind, message, fleet, now),
             Happening::Lost(cause) => {
@@ -224,10 +221,7 @@ impl Attempt {
         if kind == FailureKind::WorkerLost && matches!(self.phase, Phase::Started(_)) {
             self.crashes += 1;
             if self.crashes >= MOST_CRASHES {
-                return self.fail(Refusal::Crashes {
-                    times: self.crashes,
-                    message,
-                });
+                return self.fail(Refusal::Crashes { times: self.crashes, message });
             }
         }
         self.set_back(&node, fleet, now, kind);
@@ -238,9 +232,7 @@ impl Attempt {
 
     fn set_back(&mut self, node: &NodeId, fleet: &Fleet, now: Instant, kind: FailureKind) {
         let times = self.setbacks.get(node).map_or(0, |s| s.times) + 1;
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << (times - 1).min(8))
-            .min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE.saturating_mul(1 << (times - 1).min(8)).min(LONGEST_PAUSE);
         let (epoch, reports) = fleet.get(node).map_or((0, 0), |m| (m.epoch, m.reports));
         let setback = Setback {
             kind: match kind {
@@ -278,15 +270,8 @@ impl Attempt {
     /// Whether every living node that has or could load the model has failed in a way that waiting
     /// does not mend.
     fn is_hopeless(&self, fleet: &Fleet) -> bool {
-        let broken = |id: &NodeId| {
-            self.setbacks
-                .get(id)
-                .is_some_and(|s| s.kind == SetbackKind::Broken)
-        };
-        let mut able = fleet
-            .alive()
-            .filter(|(_, m)| m.report.knows(&self.model))
-            .peekable();
+        let broken = |id: &NodeId| self.setbacks.get(id).is_some_and(|s| s.kind == SetbackKind::Broken);
+        let mut able = fleet.alive().filter(|(_, m)| m.report.knows(&self.model)).peekable();
         able.peek().is_some() && able.all(|(id, _)| broken(id))
     }
 
@@ -320,9 +305,7 @@ impl Attempt {
                 why: match (last, absence) {
                     (Some((_, message)), _) => message.clone(),
                     (None, Absence::NoNodes) => "no node is connected".to_owned(),
-                    (None, _) => {
-                        "the nodes that have it are lost, draining or restarting".to_owned()
-                    }
+                    (None, _) => "the nodes that have it are lost, draining or restarting".to_owned(),
                 },
             },
         }

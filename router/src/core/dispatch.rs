@@ -71,12 +71,10 @@ pub(crate) fn choose(
     if let Some(node) = least_loaded(untried) {
         return Choice::Load(node);
     }
-    Choice::Nowhere(
-        match loadable().find_map(|(_, m)| m.failed_load(model, now)) {
-            Some(message) => Absence::LoadFailed(message.to_owned()),
-            None => absence(fleet, model),
-        },
-    )
+    Choice::Nowhere(match loadable().find_map(|(_, m)| m.failed_load(model, now)) {
+        Some(message) => Absence::LoadFailed(message.to_owned()),
+        None => absence(fleet, model),
+    })
 }
 
 fn absence(fleet: &Fleet, model: &str) -> Absence {
@@ -97,9 +95,7 @@ fn least_loaded<'a>(nodes: impl Iterator<Item = (&'a NodeId, &'a Member)>) -> Op
             // load_a / workers_a against load_b / workers_b, without dividing.
             let of_a = u64::from(a.load()) * workers(b);
             let of_b = u64::from(b.load()) * workers(a);
-            of_a.cmp(&of_b)
-                .then(a.last_pick.cmp(&b.last_pick))
-                .then_with(|| id_a.cmp(id_b))
+            of_a.cmp(&of_b).then(a.last_pick.cmp(&b.last_pick)).then_with(|| id_a.cmp(id_b))
         })
         .map(|(id, _)| id.clone())
 }

@@ -164,11 +164,8 @@ impl Fleet {
 
     /// Loses every node that has been silent too long and returns them; forgets those lost long ago.
     pub(crate) fn lose_silent(&mut self, now: Instant) -> Vec<NodeId> {
-        self.members.retain(|_, member| {
-            member
-                .lost_at
-                .is_none_or(|at| now.saturating_duration_since(at) < MEMORY)
-        });
+        self.members
+            .retain(|_, member| member.lost_at.is_none_or(|at| now.saturating_duration_since(at) < MEMORY));
         let silent: Vec<NodeId> = self
             .alive()
             .filter(|(_, m)| now.saturating_duration_since(m.heard_at) >= SILENCE)
@@ -186,10 +183,7 @@ impl Fleet {
         self.picks += 1;
         member.own += 1;
         member.last_pick = self.picks;
-        Some(Pick {
-            node: node.clone(),
-            epoch: member.epoch,
-        })
+        Some(Pick { node: node.clone(), epoch: member.epoch })
     }
 
     /// The request has ended on the node.
@@ -207,13 +201,7 @@ impl Fleet {
     }
 
     /// A load this router asked for has ended; `failure` says why it failed.
-    pub(crate) fn load_ends(
-        &mut self,
-        node: &NodeId,
-        model: &str,
-        failure: Option<String>,
-        now: Instant,
-    ) {
+    pub(crate) fn load_ends(&mut self, node: &NodeId, model: &str, failure: Option<String>, now: Instant) {
         // A node that was lost meanwhile has failed at nothing.
         if !self.loads.remove(&(node.clone(), model.to_owned())) {
             return;

@@ -66,9 +66,5 @@ pub(crate) enum Refusal {
 }
 
 fn served_list(served: &[String]) -> String {
-    if served.is_empty() {
-        "no model is served".to_owned()
-    } else {
-        format!("served: {}", served.join(", "))
-    }
+    if served.is_empty() { "no model is served".to_owned() } else { format!("served: {}", served.join(", ")) }
 }

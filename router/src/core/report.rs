@@ -60,10 +60,7 @@ impl Report {
                 holding.running = holding.running.saturating_add(model.running);
                 holding.waiting = holding.waiting.saturating_add(model.waiting);
                 holding.context_tokens = holding.context_tokens.max(model.context_tokens);
-                report.queued = report
-                    .queued
-                    .saturating_add(model.running)
-                    .saturating_add(model.waiting);
+                report.queued = report.queued.saturating_add(model.running).saturating_add(model.waiting);
             }
         }
         report

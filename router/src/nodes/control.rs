@@ -49,11 +49,7 @@ async fn answer(members: Members, config: TlsConfig, stream: TcpStream, from: So
             return;
         }
     };
-    let service = MembershipServer::new(Answering {
-        members,
-        caller,
-        from,
-    });
+    let service = MembershipServer::new(Answering { members, caller, from });
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .await;
@@ -83,9 +79,7 @@ impl Membership for Answering {
         let link = self.members.join(self.peer(&request)?);
         let (status, reason) = match link {
             Some(LinkState::Connected) => (LinkStatus::Connected, String::new()),
-            Some(LinkState::Connecting { last: None }) | None => {
-                (LinkStatus::Connecting, String::new())
-            }
+            Some(LinkState::Connecting { last: None }) | None => (LinkStatus::Connecting, String::new()),
             Some(LinkState::Connecting { last: Some(error) } | LinkState::Failed(error)) => {
                 (LinkStatus::Failed, error.to_string())
             }
@@ -93,12 +87,7 @@ impl Membership for Answering {
         Ok(Response::new(JoinReply {
             protocol_version: PROTOCOL_VERSION,
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
-            cluster: self
-                .members
-                .introduction()
-                .identity
-                .fingerprint()
-                .to_string(),
+            cluster: self.members.introduction().identity.fingerprint().to_string(),
             status: status.into(),
             reason,
         }))
@@ -109,9 +98,9 @@ impl Answering {
     fn peer(&self, request: &JoinRequest) -> Result<Peer, Status> {
         let mut addresses = Vec::new();
         for text in &request.addresses {
-            let mut address: SocketAddr = text.parse().map_err(|_| {
-                Status::invalid_argument(format!("addresses must be ip:port, got '{text}'"))
-            })?;
+            let mut address: SocketAddr = text
+                .parse()
+                .map_err(|_| Status::invalid_argument(format!("addresses must be ip:port, got '{text}'")))?;
             if address.ip().is_unspecified() {
                 // It listens everywhere, so also where this call comes from.
                 address.set_ip(self.from.ip());

@@ -13,6 +13,7 @@ use mlxcel_protocol::PROTOCOL_VERSION;
 use tokio::time::{sleep, timeout};
 
 use super::members::Members;
+use super::roster::now;
 use crate::core::fleet::NodeId;
 
 /// Keeps the node at `address` ("host:port") known to `members`. Never ends.
@@ -44,10 +45,7 @@ pub(crate) async fn keep_dialling(members: Members, address: String) {
 /// Whose key answers there.
 async fn look(members: &Members, address: &str) -> Result<(Fingerprint, SocketAddr), ConnectError> {
     let resolved = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(address)).await;
-    let unresolved = |detail: String| ConnectError {
-        address: None,
-        cause: LinkCause::Other { detail },
-    };
+    let unresolved = |detail: String| ConnectError { address: None, cause: LinkCause::Other { detail } };
     let addresses: Vec<SocketAddr> = match resolved {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => return Err(unresolved(format!("cannot resolve '{address}': {error}"))),
@@ -73,28 +71,25 @@ fn peer(id: Fingerprint, at: SocketAddr, address: &str) -> Peer {
     }
 }
 
-/// Ends when the node is not connected and has had time to become so.
+/// Ends when the node has not been connected for a while. Until then `members` retries on its own; another
+/// look finds out whether a different key answers there now.
 async fn wait_until_gone(members: &Members, id: Fingerprint) {
     let node = NodeId::new(&id.to_string());
-    let roster = members.roster();
-    let mut changes = roster.changes();
-    loop {
-        // `members` retries on its own meanwhile; another look finds out whether the key changed.
-        let settled = timeout(SETTLE, changes.changed()).await;
-        let alive = roster.fleet(|fleet| fleet.get(&node).is_some_and(|m| m.alive()));
-        if settled.is_err() && !alive {
-            return;
+    let mut last_alive = now();
+    while now().saturating_duration_since(last_alive) < SETTLE {
+        sleep(GLANCE).await;
+        if members.roster().fleet(|fleet| fleet.get(&node).is_some_and(|m| m.alive())) {
+            last_alive = now();
         }
     }
 }
 
 fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE
-        .saturating_mul(1 << failures.min(8))
-        .min(LONGEST_PAUSE)
+    FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE)
 }
 
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -90,12 +90,7 @@ async fn introduce(
 
 /// Follows a node's state until the connection ends; says why it did.
 pub(crate) async fn follow(roster: &Roster, node: Introduced) -> String {
-    let Introduced {
-        id,
-        client,
-        mut states,
-        first,
-    } = node;
+    let Introduced { id, client, mut states, first } = node;
     let loss = roster.connected(&id, client);
     roster.heard(&id, &loss, first);
     let cause = loop {
@@ -139,9 +134,7 @@ fn status_line(status: &Status) -> String {
 }
 
 fn call_failed(detail: &str) -> LinkCause {
-    LinkCause::CallFailed {
-        detail: detail.to_owned(),
-    }
+    LinkCause::CallFailed { detail: detail.to_owned() }
 }
 
 const INTRODUCTION_TIMEOUT: Duration = SILENCE;

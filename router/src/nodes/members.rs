@@ -138,14 +138,12 @@ impl Members {
         let mut all = lock(&self.0.undialled).clone();
         let membership = self.membership();
         all.extend(membership.nodes().filter_map(|(peer, link)| match link {
-            LinkState::Failed(error) | LinkState::Connecting { last: Some(error) } => {
-                Some(Unreachable {
-                    id: peer.id.to_string(),
-                    hostname: peer.hostname.clone(),
-                    address: error.address.map_or_else(String::new, |a| a.to_string()),
-                    cause: error.cause.to_string(),
-                })
-            }
+            LinkState::Failed(error) | LinkState::Connecting { last: Some(error) } => Some(Unreachable {
+                id: peer.id.to_string(),
+                hostname: peer.hostname.clone(),
+                address: error.address.map_or_else(String::new, |a| a.to_string()),
+                cause: error.cause.to_string(),
+            }),
             LinkState::Connecting { last: None } | LinkState::Connected => None,
         }));
         all

@@ -53,10 +53,7 @@ impl Loss {
     /// Ends when the connection is gone; says why.
     pub(crate) async fn wait(&self) -> String {
         self.token.cancelled().await;
-        self.cause
-            .get()
-            .map_or("the connection ended", String::as_str)
-            .to_owned()
+        self.cause.get().map_or("the connection ended", String::as_str).to_owned()
     }
 
     fn declare(&self, cause: &str) {
@@ -85,10 +82,7 @@ pub(crate) enum Order {
 
 impl Roster {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::default(),
-            changed: watch::Sender::new(()),
-        }))
+        Self(Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(()) }))
     }
 
     /// Changes from now on.
@@ -102,10 +96,7 @@ impl Roster {
     }
 
     /// Looks at the living nodes, each with its latest state as it came.
-    pub(crate) fn latest<T>(
-        &self,
-        look: impl FnOnce(&Fleet, &BTreeMap<NodeId, NodeState>) -> T,
-    ) -> T {
+    pub(crate) fn latest<T>(&self, look: impl FnOnce(&Fleet, &BTreeMap<NodeId, NodeState>) -> T) -> T {
         let state = self.lock();
         look(&state.fleet, &state.latest)
     }
@@ -113,10 +104,7 @@ impl Roster {
     /// A connection to the node works. An older one to the same node is given up.
     pub(crate) fn connected(&self, node: &NodeId, client: NodeClient<Channel>) -> Loss {
         let loss = Loss::default();
-        let link = Link {
-            client,
-            loss: loss.clone(),
-        };
+        let link = Link { client, loss: loss.clone() };
         let old = self.lock().links.insert(node.clone(), link);
         if let Some(old) = old {
             old.loss.declare("replaced by a new connection");

@@ -5,9 +5,7 @@
 
 use mlxcel_protocol::v1::generate_event::Kind;
 use mlxcel_protocol::v1::node_client::NodeClient;
-use mlxcel_protocol::v1::{
-    CancelRequest, FailureKind, FinishReason, GenerateEvent, GenerateRequest,
-};
+use mlxcel_protocol::v1::{CancelRequest, FailureKind, FinishReason, GenerateEvent, GenerateRequest};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
@@ -67,10 +65,7 @@ impl Leg {
             }
         }
         let Call::Open(events) = &mut self.call else {
-            return (
-                Happening::Lost("the node has ended the stream".into()),
-                None,
-            );
+            return (Happening::Lost("the node has ended the stream".into()), None);
         };
         match events.message().await {
             Ok(Some(event)) => self.translate(event),
@@ -93,9 +88,7 @@ impl Leg {
                     self.over(Happening::Failed(FailureKind::Internal, message))
                 }
             },
-            Some(Kind::Failed(failure)) => {
-                self.over(Happening::Failed(failure.kind(), failure.message))
-            }
+            Some(Kind::Failed(failure)) => self.over(Happening::Failed(failure.kind(), failure.message)),
             None => {
                 let message = "the node sent an event of an unknown kind".to_owned();
                 (Happening::Failed(FailureKind::Internal, message), None)

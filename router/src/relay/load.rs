@@ -25,17 +25,9 @@ pub(super) async fn load(roster: Roster, node: NodeId, link: Link, model: String
 }
 
 async fn follow(mut link: Link, model: &str) -> Result<ModelState, String> {
-    let request = LoadModelRequest {
-        model: model.to_owned(),
-        ..LoadModelRequest::default()
-    };
+    let request = LoadModelRequest { model: model.to_owned(), ..LoadModelRequest::default() };
     let told = |status: tonic::Status| status.message().to_owned();
-    let mut progress = link
-        .client
-        .load_model(request)
-        .await
-        .map_err(told)?
-        .into_inner();
+    let mut progress = link.client.load_model(request).await.map_err(told)?.into_inner();
     while let Some(step) = progress.message().await.map_err(told)? {
         match step.kind {
             Some(Kind::Ready(state)) => return Ok(state),

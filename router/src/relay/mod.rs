@@ -58,15 +58,7 @@ impl Run {
     pub(crate) fn new(relay: Relay, request: GenerateRequest, commit: Commit) -> Self {
         let attempt = Attempt::new(&request.model, commit, relay.patience);
         let in_flight = relay.metrics.request_begins();
-        Self {
-            relay,
-            request,
-            attempt,
-            leg: None,
-            legs: 0,
-            delivered: false,
-            _in_flight: in_flight,
-        }
+        Self { relay, request, attempt, leg: None, legs: 0, delivered: false, _in_flight: in_flight }
     }
 
     /// The answer's next part. After `Finished` or an error nothing follows.

@@ -1,0 +1,10 @@
+//! A whole router against scripted nodes, over real sockets and TLS.
+
+mod api;
+mod client;
+mod discovery;
+mod faults;
+mod lifecycle;
+mod loading;
+mod node;
+mod rig;
