@@ -18,6 +18,7 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::events::EventStream;
 use crate::supervisor::Slot;
 use crate::wire;
 
@@ -165,7 +166,10 @@ impl Models {
             context_tokens: run.request.context_tokens,
             quantize_group_size: run.request.quantize_group_size,
         };
-        let streams = self.slots.iter().map(|slot| slot.load(load.clone()));
+        let Some(streams) = self.load_on_slots(run.ticket, &load) else {
+            let message = format!("{} was unloaded while it was loading", load.served_name);
+            return wire::load_failed(FailureKind::ModelNotFound, message);
+        };
         let mut progress = stream::select_all(streams);
         let (mut ready, mut failed) = (None, None);
         while let Some(step) = progress.next().await {
@@ -177,6 +181,14 @@ impl Models {
         }
         let ending = || wire::load_failed(FailureKind::Draining, ENDING);
         ready.or(failed).unwrap_or_else(ending)
+    }
+
+    /// Tells every worker, unless the model has been unloaded: judged and told under the lock that
+    /// an unload takes first, so that no worker is told to load after it was told to unload.
+    fn load_on_slots(&self, ticket: u64, load: &WorkerLoad) -> Option<Vec<EventStream<LoadProgress>>> {
+        let entries = self.lock();
+        let wanted = entries.by_name.get(&load.served_name).is_some_and(|it| it.ticket == ticket);
+        wanted.then(|| self.slots.iter().map(|slot| slot.load(load.clone())).collect())
     }
 
     /// Looks for the model's files on a thread of its own: the store reads and hashes gigabytes.

@@ -1,7 +1,7 @@
 //! An engine that does what its prompt says, for tests of everything around engines.
 //!
 //! `count N` generates N tokens, `slow N` one every 20 ms; `segv` ends the process as a bug in
-//! native code would. Keeps the promises of `Engine` with one thread a request.
+//! native code would, `hang` never comes back to its caller. Keeps the promises of `Engine` with one thread a request.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +37,9 @@ impl Engine for ScriptEngine {
             ("count", Ok(count)) => (Duration::ZERO, count),
             ("slow", Ok(count)) => (Duration::from_millis(20), count),
             ("segv", _) => segv(),
+            ("hang", _) => loop {
+                thread::park();
+            },
             _ => {
                 let message = format!("no such script: {script}");
                 return events(Event::Failed(GenerateError::Invalid(message)));

@@ -168,9 +168,10 @@ impl Ledger {
                 self.end_load(&name, &progress);
             }
             Some(load_progress::Kind::Failed(failure)) => {
-                error!(model = name, "cannot load model: {}", failure.message);
                 self.end_load(&name, &progress);
-                self.models.remove(&name);
+                if self.models.remove(&name).is_some_and(|model| model.proven) {
+                    error!(model = name, "cannot load model again: {}", failure.message);
+                }
             }
             _ => {
                 for waiting in self.models.get(&name).into_iter().flat_map(|model| &model.waiting) {

@@ -41,7 +41,7 @@ pub(crate) struct Slot {
 enum Command {
     Load(WorkerLoad, EventSender<LoadProgress>),
     Unload(String, oneshot::Sender<bool>),
-    Generate(Dispatch),
+    Generate(Box<Dispatch>),
     Cancel(String),
     Stop,
 }
@@ -122,7 +122,7 @@ impl Slot {
     pub(crate) fn generate(&self, request: GenerateRequest) -> EventStream<GenerateEvent> {
         let (events, stream) = channel();
         let in_flight = InFlight::new(&self.in_flight);
-        self.send(Command::Generate(Dispatch { request, events, in_flight }));
+        self.send(Command::Generate(Box::new(Dispatch { request, events, in_flight })));
         stream
     }
 
@@ -223,7 +223,7 @@ impl Shell {
             }
             Command::Generate(dispatch) => {
                 let unready = (!ready).then(|| self.lifecycle.reason());
-                self.ledger.generate(dispatch, unready)
+                self.ledger.generate(*dispatch, unready)
             }
             Command::Cancel(id) => self.ledger.cancel(&id),
             Command::Stop => None,

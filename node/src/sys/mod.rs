@@ -1,4 +1,4 @@
-//! What differs between operating systems in running worker processes.
+//! What differs between operating systems in worker processes, seen from both sides.
 //!
 //! Mechanism only: `supervisor` decides when to start and what an exit means.
 
@@ -8,6 +8,6 @@ mod unix;
 mod windows;
 
 #[cfg(unix)]
-pub(crate) use unix::{describe_exit, detach_from_terminal};
+pub(crate) use unix::{claim_stdout, describe_exit, detach_from_terminal, end_process};
 #[cfg(windows)]
-pub(crate) use windows::{describe_exit, detach_from_terminal};
+pub(crate) use windows::{claim_stdout, describe_exit, detach_from_terminal, end_process};

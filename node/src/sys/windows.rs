@@ -3,6 +3,9 @@
 //! Mechanism only: `supervisor` decides when to start and what an exit means. No job object is
 //! needed: a worker ends when its standard input does, however its node died.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::windows::io::AsHandle;
 use std::process::ExitStatus;
 
 use tokio::process::Command;
@@ -19,6 +22,17 @@ pub(crate) fn describe_exit(status: ExitStatus) -> String {
         Some(code) => format!("exited with code {code:#010x}"),
         None => "ended".into(),
     }
+}
+
+/// This process' standard output, for frames.
+pub(crate) fn claim_stdout() -> io::Result<File> {
+    io::stdout().flush()?;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+/// Ends this process.
+pub(crate) fn end_process(code: u8) -> ! {
+    std::process::exit(code.into())
 }
 
 const CREATE_NEW_PROCESS_GROUP: u32 = 0x0000_0200;

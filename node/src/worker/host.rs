@@ -22,7 +22,7 @@ use crate::wire;
 
 /// What reaches the worker's own thread.
 pub(super) enum Input {
-    Command(WorkerCommand),
+    Command(Box<WorkerCommand>),
     /// The commands have ended.
     Ended(Result<(), WorkerError>),
     Loaded {
@@ -84,16 +84,8 @@ impl Host {
     }
 
     pub(super) fn handle(&mut self, input: Input) -> Next {
-        use worker_command::Kind;
         match input {
-            Input::Command(WorkerCommand { kind: Some(kind) }) => match kind {
-                Kind::Load(load) => self.load(load),
-                Kind::Unload(unload) => self.unload(&unload.model),
-                Kind::Generate(request) => self.generate(request),
-                Kind::Cancel(cancel) => self.cancel(&cancel.request_id),
-                Kind::Drain(_) => self.draining = true,
-            },
-            Input::Command(WorkerCommand { kind: None }) => warn!("a command of unknown kind"),
+            Input::Command(command) => self.command(*command),
             Input::Ended(result) => return Next::Stop(result),
             Input::Loaded { served_name, ticket, result } => self.loaded(served_name, ticket, result),
             Input::RequestEnded(id) => {
@@ -103,6 +95,18 @@ impl Host {
             }
         }
         Next::Continue
+    }
+
+    fn command(&mut self, command: WorkerCommand) {
+        use worker_command::Kind;
+        match command.kind {
+            Some(Kind::Load(load)) => self.load(load),
+            Some(Kind::Unload(unload)) => self.unload(&unload.model),
+            Some(Kind::Generate(request)) => self.generate(request),
+            Some(Kind::Cancel(cancel)) => self.cancel(&cancel.request_id),
+            Some(Kind::Drain(_)) => self.draining = true,
+            None => warn!("a command of unknown kind"),
+        }
     }
 
     pub(super) fn idle(&self) -> bool {

@@ -21,6 +21,7 @@ pub use loader::{DeviceDescription, EngineLoader, LoadError};
 pub use mlx::MlxLoader;
 
 use crate::frames::{self, FrameError};
+use crate::sys;
 use host::{Host, Input, Next};
 use outbox::Outbox;
 
@@ -59,21 +60,37 @@ impl WorkerError {
 
 /// Runs a worker over its process' standard input and output, then ends the process.
 ///
-/// Standard output belongs to the node: nothing else may print there, logs go to standard error.
-/// Cleaning up may hang in a device driver, so a process that does not end by itself within two
-/// seconds is aborted.
+/// Standard output belongs to the node: on Unix, whatever else prints there goes to standard error
+/// instead. When the input ends the process ends within two seconds, even if an engine hangs.
 pub fn run_process(options: WorkerOptions, loader: Box<dyn EngineLoader>) -> ExitCode {
-    let result = run(std::io::stdin(), std::io::stdout(), options, loader);
-    thread::spawn(|| {
-        thread::sleep(EXIT_PATIENCE);
-        std::process::abort();
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let result = sys::claim_stdout()
+        .map_err(|error| WorkerError::Output(FrameError::Io(error)))
+        .and_then(|output| run(EndsProcess(std::io::stdin()), output, options, loader));
+    let code = result.map_or_else(
+        |error| {
             eprintln!("{error}");
-            ExitCode::from(error.exit_code())
+            error.exit_code()
+        },
+        |()| 0,
+    );
+    // Engines may still compute; tearing down what they use under them would crash.
+    sys::end_process(code)
+}
+
+/// Input whose end is the end of the process, whatever the other threads do.
+struct EndsProcess<R>(R);
+
+impl<R: Read> Read for EndsProcess<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.0.read(buffer);
+        if !buffer.is_empty() && !matches!(read, Ok(1..)) {
+            thread::spawn(|| {
+                thread::sleep(EXIT_PATIENCE);
+                eprintln!("the worker did not end by itself");
+                sys::end_process(70);
+            });
         }
+        read
     }
 }
 
@@ -136,7 +153,7 @@ fn serve(host: &mut Host, inbox: &mpsc::Receiver<Input>) -> Result<(), WorkerErr
 fn read_commands(mut input: impl Read, inputs: &mpsc::Sender<Input>) {
     loop {
         let (message, last) = match frames::read::<WorkerCommand>(&mut input) {
-            Ok(Some(command)) => (Input::Command(command), false),
+            Ok(Some(command)) => (Input::Command(Box::new(command)), false),
             Ok(None) => (Input::Ended(Ok(())), true),
             Err(error) => (Input::Ended(Err(WorkerError::Input(error))), true),
         };

@@ -4,7 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mlxcel_protocol::v1::{FailureKind, FinishReason};
+use mlxcel_node::frames;
+use mlxcel_protocol::v1::{
+    FailureKind, FinishReason, GenerateRequest, WorkerCommand, WorkerEvent, WorkerLoad, generate_request,
+    load_progress, worker_command, worker_event,
+};
 
 use crate::support::{Bench, LONG, runs, signal, until};
 
@@ -65,4 +69,39 @@ async fn a_killed_node_leaves_no_worker() {
     signal(node.id(), "KILL");
     node.wait().expect("ended");
     until("the worker ends", Duration::from_secs(2), || !runs(worker)).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_engine_hangs_ends_with_its_input() {
+    let bench = Bench::new();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_mlxcel-toy-worker"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = worker.stdin.take().expect("piped");
+    let mut output = worker.stdout.take().expect("piped");
+    let mut send = |kind| {
+        frames::write(&mut input, &WorkerCommand { kind: Some(kind) }).expect("written");
+    };
+    let path = bench.model("m.gguf");
+    let load = WorkerLoad { served_name: "m".into(), path, ..WorkerLoad::default() };
+    send(worker_command::Kind::Load(load));
+    let loaded = std::iter::from_fn(|| frames::read::<WorkerEvent>(&mut output).expect("a frame"))
+        .filter_map(|event| event.kind)
+        .any(|kind| {
+            let worker_event::Kind::Load(load) = kind else { return false };
+            let progress = load.progress.and_then(|progress| progress.kind);
+            matches!(progress, Some(load_progress::Kind::Ready(_)))
+        });
+    assert!(loaded);
+    send(worker_command::Kind::Generate(GenerateRequest {
+        request_id: "a".into(),
+        model: "m".into(),
+        prompt: Some(generate_request::Prompt::Text("hang".into())),
+        ..GenerateRequest::default()
+    }));
+    drop(input);
+    until("the worker ends", Duration::from_secs(4), || !runs(worker.id())).await;
+    assert_eq!(worker.wait().expect("ended").code(), Some(70));
 }
