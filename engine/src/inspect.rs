@@ -59,7 +59,7 @@ impl Inspection {
 pub fn inspect(path: &Path, options: &LoadOptions) -> Result<Inspection, LoadError> {
     let device = Device::choose(options.device)?;
     let mut checkpoint = Checkpoint::open(path)?;
-    let family = |source| LoadError::Family { path: path.to_owned(), source };
+    let family = |reason| LoadError::Family { path: path.to_owned(), reason };
     let decoder = families::describe(checkpoint.config()).map_err(family)?;
     checkpoint.rename(&families::weight_name);
     let context_tokens = options.context_tokens.map_or(decoder.max_context, |tokens| tokens as usize);

@@ -25,9 +25,9 @@ pub(crate) struct LoadingArgs {
     /// Weights that share a scale when quantising (32, 64 or 128).
     #[arg(long, value_name = "N", default_value_t = 64, requires = "quantize")]
     pub(crate) group_size: u32,
-    /// Longest prompt plus output in tokens; the model's own limit by default.
-    #[arg(short, long, value_name = "TOKENS")]
-    pub(crate) ctx_size: Option<u32>,
+    /// Longest prompt plus output in tokens; 0 for the model's own limit.
+    #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) ctx_size: u32,
 }
 
 impl ModelArgs {
@@ -37,7 +37,7 @@ impl ModelArgs {
             // The text was checked when it was parsed.
             device: parse_device(&self.device).unwrap_or_default(),
             quantize: loading.quantize.map(|bits| Quantization { bits, group_size: loading.group_size }),
-            context_tokens: loading.ctx_size,
+            context_tokens: (loading.ctx_size > 0).then_some(loading.ctx_size),
             ..LoadOptions::default()
         }
     }

@@ -62,6 +62,9 @@ pub(crate) struct NodeArgs {
     /// A model to load at once; may be given several times. Others are loaded when asked for.
     #[arg(short, long)]
     pub(crate) model: Vec<String>,
+    /// The name requests use, where one model is given; the model's own by default.
+    #[arg(short, long, requires = "model")]
+    pub(crate) alias: Option<String>,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     pub(crate) host: IpAddr,

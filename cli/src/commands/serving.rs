@@ -21,7 +21,7 @@ use mlxcel_protocol::v1::{LoadModelRequest, load_progress};
 use mlxcel_router::{Router, RouterOptions};
 
 use crate::args::{ClusterArgs, LoadingArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs, parse_device};
-use crate::sys::shutdown_requested;
+use crate::sys::Shutdown;
 use crate::terminal::Progress;
 
 pub(crate) async fn router(args: RouterArgs) -> Result<()> {
@@ -34,13 +34,15 @@ pub(crate) async fn router(args: RouterArgs) -> Result<()> {
     options.mdns = !args.cluster.no_mdns;
     options.name = args.cluster.name.unwrap_or(options.name);
     let router = Router::start(options).await?;
+    let mut shutdown = Shutdown::watch()?;
     println!(
         "router: OpenAI API on http://{}/v1, nodes on port {}",
         router.local_addr(),
         router.control_addr().port()
     );
-    shutdown_requested().await?;
-    until_asked_twice(router.drain(Duration::from_secs(args.http.drain_timeout))).await
+    shutdown.requested().await;
+    let patience = Duration::from_secs(args.http.drain_timeout);
+    until_asked_again(&mut shutdown, router.drain(patience)).await
 }
 
 pub(crate) async fn node(args: NodeArgs) -> Result<()> {
@@ -48,9 +50,13 @@ pub(crate) async fn node(args: NodeArgs) -> Result<()> {
     if args.forget_cluster {
         Claim::forget(&node_dir(&state_dir))?;
     }
+    if args.alias.is_some() && args.model.len() > 1 {
+        bail!("--alias names one model, got {}; give one -m, or leave the alias out", args.model.len());
+    }
     let mut options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
     options.listen = SocketAddr::new(args.host, args.port);
-    options.models = args.model.iter().map(|model| load_request(model, None, &args.loading)).collect();
+    let load = |model: &String| load_request(model, args.alias.clone(), &args.loading);
+    options.models = args.model.iter().map(load).collect();
     options.workers = worker_programs(&args.device)?;
     options.standalone |= args.standalone;
     options.token = args.cluster.token;
@@ -58,9 +64,10 @@ pub(crate) async fn node(args: NodeArgs) -> Result<()> {
     options.mdns = !args.cluster.no_mdns;
     options.name = args.cluster.name.unwrap_or(options.name);
     let node = Node::start(options).await?;
+    let mut shutdown = Shutdown::watch()?;
     println!("node {}: listens on {}", node.id().short(), node.local_addr());
-    shutdown_requested().await?;
-    until_asked_twice(node.drain(Duration::from_secs(args.drain_timeout))).await
+    shutdown.requested().await;
+    until_asked_again(&mut shutdown, node.drain(Duration::from_secs(args.drain_timeout))).await
 }
 
 /// A router and a node that know only each other, in one process.
@@ -82,18 +89,19 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     node_options.join = vec![router.control_addr().to_string()];
     let node = Node::start(node_options).await?;
     load(&node, load_request(&args.model.model, args.alias.clone(), &args.model.loading)).await?;
+    let mut shutdown = Shutdown::watch()?;
     println!(
         "serving {} on http://{}/v1",
         args.alias.as_ref().unwrap_or(&args.model.model),
         router.local_addr()
     );
-    shutdown_requested().await?;
+    shutdown.requested().await;
     let patience = Duration::from_secs(args.http.drain_timeout);
-    until_asked_twice(async {
+    let drain = async {
         router.drain(patience).await;
         node.drain(patience).await;
-    })
-    .await
+    };
+    until_asked_again(&mut shutdown, drain).await
 }
 
 /// A worker process: serves its standard input and output until they close.
@@ -127,7 +135,7 @@ fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadM
         served_name: alias.unwrap_or_default(),
         quantize_bits: args.quantize.unwrap_or(0),
         quantize_group_size: args.quantize.map_or(0, |_| args.group_size),
-        context_tokens: args.ctx_size.unwrap_or(0),
+        context_tokens: args.ctx_size,
     }
 }
 
@@ -158,13 +166,10 @@ fn state(cluster: &ClusterArgs) -> Result<PathBuf> {
     }
 }
 
-/// Runs a drain to its end, or until a second wish to end, which stops at once.
-async fn until_asked_twice(drain: impl Future<Output = ()>) -> Result<()> {
+/// Runs a drain to its end, or until another wish to end, which stops at once.
+async fn until_asked_again(shutdown: &mut Shutdown, drain: impl Future<Output = ()>) -> Result<()> {
     tokio::select! {
         () = drain => Ok(()),
-        asked = shutdown_requested() => {
-            asked?;
-            bail!("stopped before running requests had finished")
-        }
+        () = shutdown.requested() => bail!("stopped before running requests had finished"),
     }
 }

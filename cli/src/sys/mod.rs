@@ -6,6 +6,6 @@ mod unix;
 mod windows;
 
 #[cfg(unix)]
-pub(crate) use unix::shutdown_requested;
+pub(crate) use unix::Shutdown;
 #[cfg(windows)]
-pub(crate) use windows::shutdown_requested;
+pub(crate) use windows::Shutdown;

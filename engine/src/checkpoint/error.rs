@@ -17,13 +17,12 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// The operating system refused to read a file or directory.
-    #[error("cannot read {path}", path = path.display())]
+    #[error("cannot read {path}: {reason}; it must be a file that this user may read", path = path.display())]
     Read {
         /// The file or directory.
         path: PathBuf,
         /// The system's reason.
-        #[source]
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file that every checkpoint of this kind has is missing.
     #[error("{directory} has no {file}; {mend}", directory = directory.display())]
@@ -97,7 +96,7 @@ impl CheckpointError {
         Self::Unsupported { file: file.to_path_buf(), what: what.into() }
     }
 
-    pub(super) fn read(path: &Path, source: std::io::Error) -> Self {
-        Self::Read { path: path.to_path_buf(), source }
+    pub(super) fn read(path: &Path, reason: std::io::Error) -> Self {
+        Self::Read { path: path.to_path_buf(), reason }
     }
 }

@@ -33,12 +33,12 @@ pub enum LoadError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The configuration describes nothing we can run.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     Family {
         /// The model's directory or file.
         path: PathBuf,
         /// What is wrong with its configuration.
-        source: FamilyError,
+        reason: FamilyError,
     },
     /// A weight has the wrong shape or dtype.
     #[error(transparent)]
@@ -120,7 +120,7 @@ impl Loaded {
         let device = Device::choose(options.device)?;
         device.make_default()?;
         let mut checkpoint = Checkpoint::open(path)?;
-        let family = |source| LoadError::Family { path: path.to_owned(), source };
+        let family = |reason| LoadError::Family { path: path.to_owned(), reason };
         let description = families::describe(checkpoint.config()).map_err(family)?;
         checkpoint.rename(&families::weight_name);
         let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
