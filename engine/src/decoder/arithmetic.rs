@@ -7,13 +7,13 @@
 use mlxcel_mlx_bridge::{Array, Result};
 
 use super::description::Activation;
+use super::inputs::StepInputs;
 use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
-use crate::schedule::StepPlan;
 
 /// Operations on the flat hidden state `[tokens, width]`.
 pub(crate) trait Arithmetic {
-    /// Rows of the embedding: `[tokens, hidden]`.
-    fn embed(&self, tokens: &[u32], table: &MatrixWeights) -> Result<Array>;
+    /// Rows of the embedding for `ids`, u32 `[tokens]`: `[tokens, hidden]`.
+    fn embed(&self, ids: &Array, table: &MatrixWeights) -> Result<Array>;
 
     /// `x W^T (+ b)`: `[tokens, inputs]` to `[tokens, outputs]`.
     fn linear(&self, x: &Array, weights: &LinearWeights) -> Result<Array>;
@@ -36,27 +36,6 @@ pub(crate) trait Arithmetic {
 
     /// `activation(gate) * up`.
     fn gated(&self, gate: &Array, up: &Array, activation: Activation) -> Result<Array>;
-}
-
-/// A step's plan and what is derived from it once for all layers.
-pub(crate) struct StepInputs {
-    /// What to compute.
-    pub(crate) plan: StepPlan,
-    /// Token ids, flat.
-    pub(crate) tokens: Vec<u32>,
-    /// Positions, flat.
-    pub(crate) positions: std::sync::Arc<[i32]>,
-    /// The same positions as an array `[tokens]`, for graph operations.
-    pub(crate) position_array: Array,
-}
-
-impl StepInputs {
-    pub(crate) fn new(plan: StepPlan) -> Result<Self> {
-        let tokens = plan.tokens();
-        let positions = plan.positions();
-        let position_array = Array::from_slice(&positions, &[length(positions.len())])?;
-        Ok(Self { plan, tokens, positions: positions.into(), position_array })
-    }
 }
 
 /// A length as MLX wants it. Lengths come from arrays MLX has already accepted.

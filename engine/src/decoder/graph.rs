@@ -5,8 +5,9 @@
 use mlxcel_mlx_bridge::fast::{self, RopeOffset, RopeOptions};
 use mlxcel_mlx_bridge::{Array, Dtype, Quantized, Result};
 
-use super::arithmetic::{Arithmetic, StepInputs, length};
+use super::arithmetic::{Arithmetic, length};
 use super::description::Activation;
+use super::inputs::StepInputs;
 use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 
 /// Arithmetic on MLX graphs.
@@ -16,12 +17,11 @@ pub(crate) struct GraphArithmetic {
 }
 
 impl Arithmetic for GraphArithmetic {
-    fn embed(&self, tokens: &[u32], table: &MatrixWeights) -> Result<Array> {
-        let ids = Array::from_slice(tokens, &[length(tokens.len())])?;
+    fn embed(&self, ids: &Array, table: &MatrixWeights) -> Result<Array> {
         let rows = match table {
-            MatrixWeights::Dense(weight) => weight.take(&ids, 0)?,
+            MatrixWeights::Dense(weight) => weight.take(ids, 0)?,
             MatrixWeights::Affine(matrix) => {
-                let gather = |part: &Array| part.take(&ids, 0);
+                let gather = |part: &Array| part.take(ids, 0);
                 let rows = Quantized {
                     weight: gather(&matrix.weight)?,
                     scales: gather(&matrix.scales)?,

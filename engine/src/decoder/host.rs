@@ -8,8 +8,9 @@ use std::sync::Arc;
 use mlxcel_kernels::{self as kernels, Affine, Floats, ShapeError, Weight};
 use mlxcel_mlx_bridge::{Array, Dtype, HostInput, Result, host_op, host_op_single};
 
-use super::arithmetic::{Arithmetic, StepInputs, length};
+use super::arithmetic::{Arithmetic, length};
 use super::description::Activation;
+use super::inputs::StepInputs;
 use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 
 /// What a kernel closure returns.
@@ -19,13 +20,16 @@ type Outcome<T = ()> = std::result::Result<T, String>;
 pub(crate) struct HostArithmetic;
 
 impl Arithmetic for HostArithmetic {
-    fn embed(&self, tokens: &[u32], table: &MatrixWeights) -> Result<Array> {
+    fn embed(&self, ids: &Array, table: &MatrixWeights) -> Result<Array> {
         let view = MatrixView::of(table);
-        let shape = [length(tokens.len()), length(view.inputs)];
-        let ids: Arc<[u32]> = tokens.into();
-        host_op_single("embed", &table.arrays(), &shape, Dtype::Float32, move |inputs, output| {
-            let weight = view.weight(inputs)?;
-            kernels::embed(&ids, &weight, view.outputs, view.inputs, output.as_f32_mut()?).map_err(text)
+        let shape = [ids.dim(0)?, length(view.inputs)];
+        let mut inputs = vec![ids];
+        inputs.extend(table.arrays());
+        host_op_single("embed", &inputs, &shape, Dtype::Float32, move |inputs, output| {
+            let Some((ids, weights)) = inputs.split_first() else { return Err(operands("ids and a table")) };
+            let weight = view.weight(weights)?;
+            kernels::embed(ids.as_u32()?, &weight, view.outputs, view.inputs, output.as_f32_mut()?)
+                .map_err(text)
         })
     }
 

@@ -7,16 +7,18 @@ mod build;
 mod description;
 mod graph;
 mod host;
+mod inputs;
 mod model;
 #[cfg(test)]
 mod parity;
 mod source;
 mod weights;
 
-pub(crate) use arithmetic::{StepInputs, length};
+pub(crate) use arithmetic::length;
 pub(crate) use build::{Execution, kv_values_per_token};
 pub use description::{
     Activation, Attention, Cut, Decoder, Embedding, FeedForward, Layer, Linear, Mixer, Norm, Rope,
 };
+pub(crate) use inputs::{SampledTokens, StepInputs};
 pub(crate) use model::{Model, StepOutput};
 pub use source::WeightError;

@@ -5,8 +5,9 @@
 
 use mlxcel_mlx_bridge::{Array, Dtype, Result};
 
-use super::arithmetic::{Arithmetic, StepInputs, length};
+use super::arithmetic::{Arithmetic, length};
 use super::description::Decoder;
+use super::inputs::{SampledTokens, StepInputs};
 use super::weights::{AttentionWeights, DecoderWeights, LayerWeights, NormWeights};
 use crate::kv::KvCache;
 use crate::schedule::StepPlan;
@@ -22,11 +23,16 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Logits `[sampled spans, vocabulary]` of a step, or `None` where no span is sampled; then the
-    /// hidden state is returned so that the step can still be evaluated for its KV writes.
-    pub(crate) fn forward(&self, plan: StepPlan, cache: &mut dyn KvCache) -> Result<StepOutput> {
-        let step = StepInputs::new(plan)?;
-        let mut hidden = self.arithmetic.embed(&step.tokens, &self.weights.embedding)?;
+    /// Logits `[sampled spans, vocabulary]` of a step; where no span is sampled, an array whose
+    /// evaluation completes the step. Awaited tokens are those of `previous`.
+    pub(crate) fn forward(
+        &self,
+        plan: StepPlan,
+        previous: Option<&SampledTokens>,
+        cache: &mut dyn KvCache,
+    ) -> Result<StepOutput> {
+        let step = StepInputs::new(plan, previous)?;
+        let mut hidden = self.arithmetic.embed(&step.ids, &self.weights.embedding)?;
         let mut delta: Option<Array> = None;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let normed = self.advance(&mut hidden, delta.take(), &layer.mixer_norm)?;
@@ -126,7 +132,7 @@ pub(crate) enum StepOutput {
 
 /// The given rows of `x`; `x` itself where they are all of them.
 fn select(x: &Array, rows: &[u32], step: &StepInputs) -> Result<Array> {
-    if rows.len() == step.tokens.len() {
+    if rows.len() == step.len {
         return Ok(x.clone());
     }
     x.take(&Array::from_slice(rows, &[length(rows.len())])?, 0)

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::families;
 use crate::kv::KvCache;
-use crate::schedule::{SequenceId, Span, StepPlan};
+use crate::schedule::{SequenceId, Span, StepPlan, Token};
 
 struct Case {
     name: String,
@@ -56,7 +56,7 @@ fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)
         let sequence = SequenceId(index as u64);
         cache.open(sequence);
         for (at, &token) in prompt.ids.iter().enumerate() {
-            let span = Span { sequence, tokens: vec![token], start: at, sample: true };
+            let span = Span { sequence, tokens: vec![Token::Known(token)], start: at, sample: true };
             let rows = step(model, cache.as_mut(), vec![span]);
             seen.extend(rows.into_iter().map(|row| (index, at, row)));
         }
@@ -79,7 +79,8 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
         for (index, prompt) in prompts.iter().enumerate() {
             let chunk = [1, 7, 3, 20][(round + index) % 4].min(prompt.ids.len() - done[index]);
             if chunk > 0 {
-                let tokens = prompt.ids[done[index]..done[index] + chunk].to_vec();
+                let tokens =
+                    prompt.ids[done[index]..done[index] + chunk].iter().copied().map(Token::Known).collect();
                 spans.push(Span {
                     sequence: SequenceId(index as u64),
                     tokens,
@@ -99,7 +100,7 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
 }
 
 fn step(model: &Model, cache: &mut dyn KvCache, spans: Vec<Span>) -> Vec<Vec<f32>> {
-    let output = model.forward(StepPlan { spans }, cache).expect("the step runs");
+    let output = model.forward(StepPlan { spans }, None, cache).expect("the step runs");
     let StepOutput::Logits(logits) = output else { panic!("every span is sampled") };
     let width = model.description.vocab_size;
     let values: Vec<f32> =

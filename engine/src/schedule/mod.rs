@@ -6,5 +6,5 @@
 mod plan;
 mod scheduler;
 
-pub use plan::{SequenceId, Span, StepPlan};
+pub use plan::{SequenceId, Span, StepPlan, Token};
 pub use scheduler::{Admission, AdmissionError, Scheduler, SchedulerLimits};

@@ -9,6 +9,15 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(pub u64);
 
+/// A token to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// This one.
+    Known(u32),
+    /// The one the step before samples for the same sequence, which no one has read yet.
+    Awaited,
+}
+
 /// The tokens one step computes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StepPlan {
@@ -22,7 +31,7 @@ pub struct Span {
     /// Whose tokens these are.
     pub sequence: SequenceId,
     /// The tokens; never empty.
-    pub tokens: Vec<u32>,
+    pub tokens: Vec<Token>,
     /// Position of the first token; as many tokens of the sequence are in the KV cache.
     pub start: usize,
     /// Whether the logits after the last token are wanted.
@@ -40,9 +49,9 @@ impl StepPlan {
         self.spans.is_empty()
     }
 
-    /// Token ids, flat: `[len]`.
-    pub fn tokens(&self) -> Vec<u32> {
-        self.spans.iter().flat_map(|span| span.tokens.iter().copied()).collect()
+    /// The tokens with their sequences, flat: `[len]`.
+    pub fn tokens(&self) -> impl Iterator<Item = (SequenceId, Token)> + '_ {
+        self.spans.iter().flat_map(|span| span.tokens.iter().map(|token| (span.sequence, *token)))
     }
 
     /// Position of every token in its sequence, flat: `[len]`.
@@ -87,16 +96,21 @@ impl StepPlan {
 mod tests {
     use super::*;
 
+    fn known(tokens: &[u32]) -> Vec<Token> {
+        tokens.iter().copied().map(Token::Known).collect()
+    }
+
     #[test]
     fn rows_positions_and_samples_follow_the_spans() {
         let plan = StepPlan {
             spans: vec![
-                Span { sequence: SequenceId(1), tokens: vec![7], start: 12, sample: true },
-                Span { sequence: SequenceId(2), tokens: vec![3, 4, 5], start: 0, sample: false },
-                Span { sequence: SequenceId(3), tokens: vec![8, 9], start: 4, sample: true },
+                Span { sequence: SequenceId(1), tokens: known(&[7]), start: 12, sample: true },
+                Span { sequence: SequenceId(2), tokens: known(&[3, 4, 5]), start: 0, sample: false },
+                Span { sequence: SequenceId(3), tokens: known(&[8, 9]), start: 4, sample: true },
             ],
         };
-        assert_eq!(plan.tokens(), [7, 3, 4, 5, 8, 9]);
+        let tokens: Vec<Token> = plan.tokens().map(|(_, token)| token).collect();
+        assert_eq!(tokens, known(&[7, 3, 4, 5, 8, 9]));
         assert_eq!(plan.positions(), [12, 0, 1, 2, 4, 5]);
         assert_eq!(plan.rows(), [0..1, 1..4, 4..6]);
         assert_eq!(plan.sampled_rows(), [0, 5]);

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::plan::{SequenceId, Span, StepPlan};
+use super::plan::{SequenceId, Span, StepPlan, Token};
 
 /// What one engine can hold and do at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct Scheduler {
 struct Running {
     sequence: SequenceId,
     /// Tokens known but not yet computed.
-    pending: VecDeque<u32>,
+    pending: VecDeque<Token>,
     /// Tokens computed, all in the KV cache.
     computed: usize,
     reserved: usize,
@@ -110,8 +110,9 @@ impl Scheduler {
         StepPlan { spans }
     }
 
-    /// The token that follows `sequence`, sampled after a planned step.
-    pub fn append(&mut self, sequence: SequenceId, token: u32) {
+    /// The token that follows `sequence`: sampled after a planned step, or awaited from one that
+    /// still runs.
+    pub fn append(&mut self, sequence: SequenceId, token: Token) {
         if let Some(entry) = self.running.iter_mut().find(|entry| entry.sequence == sequence) {
             entry.pending.push_back(token);
         }
@@ -161,14 +162,14 @@ impl From<Admission> for Running {
             sequence: admission.sequence,
             computed: 0,
             reserved: admission.reserved(),
-            pending: admission.prompt.into(),
+            pending: admission.prompt.into_iter().map(Token::Known).collect(),
         }
     }
 }
 
 impl Running {
     fn take(&mut self, count: usize) -> Span {
-        let tokens: Vec<u32> = self.pending.drain(..count).collect();
+        let tokens: Vec<Token> = self.pending.drain(..count).collect();
         let start = self.computed;
         self.computed += tokens.len();
         Span { sequence: self.sequence, tokens, start, sample: self.pending.is_empty() }
@@ -202,7 +203,7 @@ mod tests {
         let mut scheduler = Scheduler::new(limits());
         scheduler.add(admission(1, 2, 4)).expect("it fits");
         scheduler.plan();
-        scheduler.append(SequenceId(1), 9);
+        scheduler.append(SequenceId(1), Token::Known(9));
         scheduler.add(admission(2, 20, 4)).expect("it fits");
         let plan = scheduler.plan();
         let shape: Vec<_> = plan.spans.iter().map(|s| (s.sequence.0, s.tokens.len())).collect();

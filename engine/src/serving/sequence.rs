@@ -22,6 +22,8 @@ pub(super) struct Sequence {
     prompt_tokens: u32,
     max_new_tokens: u32,
     generated: u32,
+    /// Tokens whose computation has begun, when that is known before they are read.
+    launched: u32,
     admitted: Instant,
     first_token: Option<Instant>,
 }
@@ -61,6 +63,7 @@ impl Sequence {
             prompt_tokens,
             max_new_tokens,
             generated: 0,
+            launched: 0,
             admitted: now,
             first_token: None,
         };
@@ -72,6 +75,12 @@ impl Sequence {
     /// Tells that the request has been accepted.
     pub(super) fn started(&mut self) {
         (self.events)(Event::Started { prompt_tokens: self.prompt_tokens });
+    }
+
+    /// Counts a token that is being computed; true unless it is the last the request may have.
+    pub(super) fn expects_another(&mut self) -> bool {
+        self.launched = self.launched.max(self.generated) + 1;
+        self.launched < self.max_new_tokens
     }
 
     /// Takes the next token; true when it was the last.

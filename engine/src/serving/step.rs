@@ -1,72 +1,147 @@
-//! One step: plan, compute, sample, tell.
+//! Steps: plan, compute, sample, tell.
+//!
+//! Where every sequence of a step is decoded greedily its tokens are chosen on the device, and the
+//! next step is planned and launched before anyone reads them: the device never waits for the host.
+//! Where one is sampled, its logits are read and the next step waits for the choice.
 
 use std::time::Instant;
 
-use mlxcel_mlx_bridge::{Array, Dtype, Result};
+use mlxcel_mlx_bridge::{Array, Dtype, Result, async_eval, eval};
 
 use super::thread::EngineThread;
-use crate::decoder::StepOutput;
+use crate::decoder::{SampledTokens, StepOutput};
 use crate::request::GenerateError;
-use crate::schedule::{SequenceId, StepPlan};
+use crate::schedule::{SequenceId, StepPlan, Token};
 
-/// Runs the next step, if there is one. A step that fails ends the requests that were in it.
-pub(super) fn run_step(engine: &mut EngineThread) {
+/// A step that has been launched and not read.
+pub(super) struct Launched {
+    /// Every sequence of the step.
+    members: Vec<SequenceId>,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// Tokens chosen on the device.
+    Tokens(SampledTokens),
+    /// Logits `[sequences, vocabulary]`, to be sampled here.
+    Logits(Vec<SequenceId>, Array),
+    /// A step that only fills caches.
+    Computed(Array),
+}
+
+/// Launches the next step if there is one, then reads the last. A step that fails ends the requests
+/// that were in it.
+pub(super) fn advance(engine: &mut EngineThread) {
+    let mut last = engine.launched.take();
+    if last.as_ref().is_some_and(|step| matches!(step.outcome, Outcome::Logits(..))) {
+        last.take().into_iter().for_each(|step| read(engine, step));
+    }
+    let previous = last.as_ref().and_then(|step| match &step.outcome {
+        Outcome::Tokens(tokens) => Some(tokens),
+        _ => None,
+    });
+    let next = launch(engine, previous);
+    if let Some(step) = last {
+        read(engine, step);
+    }
+    match next {
+        Ok(next) => engine.launched = next,
+        Err((members, error)) => fail(engine, &members, &error.to_string()),
+    }
+}
+
+type LaunchError = (Vec<SequenceId>, mlxcel_mlx_bridge::Error);
+
+fn launch(
+    engine: &mut EngineThread,
+    previous: Option<&SampledTokens>,
+) -> Result<Option<Launched>, LaunchError> {
     let plan = engine.scheduler.plan();
     if plan.is_empty() {
-        return;
+        return Ok(None);
     }
     let members: Vec<SequenceId> = plan.spans.iter().map(|span| span.sequence).collect();
-    let sampled: Vec<SequenceId> = plan.sampled_sequences().collect();
-    if let Err(error) = compute(engine, plan, &sampled) {
-        for name in members {
-            if let Some(mut sequence) = engine.remove(name) {
-                sequence.fail(GenerateError::Internal(format!("a step failed: {error}")));
-            }
-        }
+    match compute(engine, plan, previous) {
+        Ok(outcome) => Ok(Some(Launched { members, outcome })),
+        Err(error) => Err((members, error)),
     }
 }
 
-fn compute(engine: &mut EngineThread, plan: StepPlan, sampled: &[SequenceId]) -> Result<()> {
-    let logits = match engine.model.forward(plan, engine.cache.as_mut())? {
-        StepOutput::Computed(hidden) => return mlxcel_mlx_bridge::eval(&[&hidden]),
+fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<Outcome> {
+    let sequences: Vec<SequenceId> = plan.sampled_sequences().collect();
+    let logits = match engine.model.forward(plan, previous, engine.cache.as_mut())? {
+        StepOutput::Computed(hidden) => {
+            async_eval(&[&hidden])?;
+            return Ok(Outcome::Computed(hidden));
+        }
         StepOutput::Logits(logits) => logits,
     };
-    let all_greedy = sampled
-        .iter()
-        .all(|name| engine.sequences.get(name).is_some_and(|sequence| sequence.sampler.is_plain_greedy()));
-    if all_greedy {
-        let tokens: Vec<u32> = logits.argmax(-1, false)?.to_vec()?;
-        for (&name, token) in sampled.iter().zip(tokens) {
-            deliver(engine, name, token);
+    let sequence = |name: &SequenceId| engine.sequences.get(name);
+    // A sequence that has ended since counts as greedy: no one reads its token.
+    if sequences.iter().all(|name| sequence(name).is_none_or(|s| s.sampler.is_plain_greedy())) {
+        let ids = logits.argmax(-1, false)?;
+        async_eval(&[&ids])?;
+        for name in &sequences {
+            if engine.sequences.get_mut(name).is_some_and(super::sequence::Sequence::expects_another) {
+                engine.scheduler.append(*name, Token::Awaited);
+            }
         }
-        return Ok(());
+        return Ok(Outcome::Tokens(SampledTokens { sequences, ids }));
     }
-    sample(engine, &logits, sampled)
+    async_eval(&[&logits])?;
+    Ok(Outcome::Logits(sequences, logits))
 }
 
-fn sample(engine: &mut EngineThread, logits: &Array, sampled: &[SequenceId]) -> Result<()> {
+fn read(engine: &mut EngineThread, step: Launched) {
+    let done = match &step.outcome {
+        Outcome::Computed(hidden) => eval(&[hidden]),
+        Outcome::Tokens(tokens) => read_tokens(engine, tokens),
+        Outcome::Logits(sequences, logits) => sample(engine, sequences, logits),
+    };
+    if let Err(error) = done {
+        fail(engine, &step.members, &error.to_string());
+    }
+}
+
+fn read_tokens(engine: &mut EngineThread, tokens: &SampledTokens) -> Result<()> {
+    let ids: Vec<u32> = tokens.ids.to_vec()?;
+    for (name, id) in tokens.sequences.iter().zip(ids) {
+        deliver(engine, *name, id);
+    }
+    Ok(())
+}
+
+fn sample(engine: &mut EngineThread, sequences: &[SequenceId], logits: &Array) -> Result<()> {
     let mut values: Vec<f32> = logits.astype(Dtype::Float32)?.to_vec()?;
-    let width = values.len() / sampled.len().max(1);
-    for (&name, row) in sampled.iter().zip(values.chunks_mut(width.max(1))) {
+    let width = values.len() / sequences.len().max(1);
+    for (&name, row) in sequences.iter().zip(values.chunks_mut(width.max(1))) {
         let Some(sequence) = engine.sequences.get_mut(&name) else { continue };
         match sequence.sampler.sample(row) {
-            Ok(token) => deliver(engine, name, token),
-            Err(error) => {
-                if let Some(mut sequence) = engine.remove(name) {
-                    sequence.fail(GenerateError::Internal(error.to_string()));
+            Ok(token) => {
+                if deliver(engine, name, token) {
+                    engine.scheduler.append(name, Token::Known(token));
                 }
             }
+            Err(error) => fail(engine, &[name], &error.to_string()),
         }
     }
     Ok(())
 }
 
-/// Gives a sampled token to its sequence, which goes on or ends.
-fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) {
-    let Some(sequence) = engine.sequences.get_mut(&name) else { return };
-    if sequence.push(token, Instant::now()) {
+/// Gives a token to its sequence; true when the sequence goes on.
+fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) -> bool {
+    let Some(sequence) = engine.sequences.get_mut(&name) else { return false };
+    let ended = sequence.push(token, Instant::now());
+    if ended {
         engine.remove(name);
-    } else {
-        engine.scheduler.append(name, token);
+    }
+    !ended
+}
+
+fn fail(engine: &mut EngineThread, members: &[SequenceId], reason: &str) {
+    for &name in members {
+        if let Some(mut sequence) = engine.remove(name) {
+            sequence.fail(GenerateError::Internal(format!("a step failed: {reason}")));
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::command::{Command, SharedState, Start};
 use super::sequence::Sequence;
-use super::step::run_step;
+use super::step::{Launched, advance};
 use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
 use crate::kv::KvCache;
@@ -102,6 +102,8 @@ pub(super) struct EngineThread {
     pub(super) cache: Box<dyn KvCache>,
     pub(super) scheduler: Scheduler,
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
+    /// The step that runs now.
+    pub(super) launched: Option<Launched>,
     codec: Arc<TextCodec>,
     commands: Receiver<Command>,
     state: Arc<SharedState>,
@@ -121,13 +123,24 @@ impl EngineThread {
     ) -> Self {
         let scheduler = Scheduler::new(limits);
         let sequences = BTreeMap::new();
-        Self { model, cache, scheduler, sequences, codec, commands, state, context_tokens, next: 0 }
+        Self {
+            model,
+            cache,
+            scheduler,
+            sequences,
+            launched: None,
+            codec,
+            commands,
+            state,
+            context_tokens,
+            next: 0,
+        }
     }
 
     /// Works until every handle is gone, then cancels what is left.
     pub(super) fn run(mut self) {
         while self.take_commands() {
-            let step = catch_unwind(AssertUnwindSafe(|| run_step(&mut self)));
+            let step = catch_unwind(AssertUnwindSafe(|| advance(&mut self)));
             if step.is_err() {
                 self.fail_all("the engine panicked during a step; this is a defect in mlxcel");
             }
@@ -142,6 +155,8 @@ impl EngineThread {
     /// Handles what has arrived, waiting when there is nothing else to do; false when all handles are gone.
     fn take_commands(&mut self) -> bool {
         if self.sequences.is_empty() {
+            // What still runs was for sequences that have ended.
+            self.launched = None;
             match self.commands.recv() {
                 Ok(command) => self.handle(command),
                 Err(_) => return false,
