@@ -133,7 +133,9 @@ impl<const GROUP: usize> WeightRows for Nibbles<GROUP> {
             let mut factors = [s.splat(0.0); W];
             for c in 0..full {
                 for w in 0..W {
-                    words[w] = s.load_words(packed.add(w * rows.words + c * S::LANES));
+                    let at = packed.add(w * rows.words + c * S::LANES);
+                    s.prefetch(at.cast::<u8>().wrapping_add(AHEAD));
+                    words[w] = s.load_words(at);
                     factors[w] = s.spread(scales.add(w * rows.groups + c * chunk / GROUP), spread);
                 }
                 self.chunk(s, words, factors, x.add(c * chunk), &mut out);
@@ -179,6 +181,10 @@ impl<const GROUP: usize> WeightRows for Bytes<GROUP> {
             let x = rows.x.add(x_row * rows.stride);
             for group in 0..rows.groups {
                 let mut sums = [[s.splat(0.0); R]; W];
+                for w in 0..W {
+                    let at = rows.packed.add((first + w) * rows.words).cast::<u8>().add(group * GROUP);
+                    s.prefetch(at.wrapping_add(AHEAD));
+                }
                 for at in (group * GROUP..(group + 1) * GROUP).step_by(S::LANES) {
                     for w in 0..W {
                         let q = s.load_bytes(rows.packed.add((first + w) * rows.words).cast::<u8>().add(at));
@@ -254,3 +260,7 @@ fn sums<S: Simd, const R: usize, const W: usize>(s: S, lanes: &[[S::F; R]; W]) -
     }
     out
 }
+
+/// How far ahead of the loop weights are asked for, in bytes. Rows are short and several are read side by side, a
+/// pattern that the hardware's own prefetching follows at half the speed.
+const AHEAD: usize = 4096;

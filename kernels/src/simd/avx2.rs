@@ -43,6 +43,10 @@ impl Simd for Avx2 {
         isa!(_mm256_maskload_ps(from, first(count)))
     }
     #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        isa!(_mm_prefetch::<_MM_HINT_T0>(from.cast()));
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, value: __m256) {
         isa!(_mm256_storeu_ps(to, value))
     }

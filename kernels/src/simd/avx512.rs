@@ -43,6 +43,10 @@ impl Simd for Avx512 {
         isa!(_mm512_maskz_loadu_ps(first(count), from))
     }
     #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        isa!(_mm_prefetch::<_MM_HINT_T0>(from.cast()));
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, value: __m512) {
         isa!(_mm512_storeu_ps(to, value))
     }

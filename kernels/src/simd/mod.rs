@@ -47,6 +47,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `count` values can be read.
     unsafe fn load_first(self, from: *const f32, count: usize) -> Self::F;
+    /// Asks for a cache line that will be read soon; any address will do.
+    fn prefetch(self, from: *const u8);
     /// # Safety
     /// `LANES` values can be written.
     unsafe fn store(self, to: *mut f32, value: Self::F);

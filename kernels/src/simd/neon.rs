@@ -48,6 +48,10 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        isa!(asm!("prfm pldl1keep, [{}]", in(reg) from, options(nostack, readonly, preserves_flags)));
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, value: float32x4_t) {
         isa!(vst1q_f32(to, value))
     }

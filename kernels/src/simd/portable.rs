@@ -48,6 +48,8 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, value: Four<f32>) {
         // SAFETY: promised by the caller.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(value.0) }
