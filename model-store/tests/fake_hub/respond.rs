@@ -14,19 +14,13 @@ use super::{COMMIT, Fault, LARGE, Seen, Shared, etag_of};
 const REPO: &str = "owner/name";
 
 pub(crate) fn respond(shared: &mut Shared, seen: &Seen) -> Response {
-    if let Some(revision) = seen
-        .path
-        .strip_prefix(&format!("/api/models/{REPO}/revision/"))
-    {
+    if let Some(revision) = seen.path.strip_prefix(&format!("/api/models/{REPO}/revision/")) {
         return listing(shared, revision);
     }
     if let Some(name) = seen.path.strip_prefix("/content/") {
         return content(shared, name, seen.range.as_deref());
     }
-    match seen
-        .path
-        .strip_prefix(&format!("/{REPO}/resolve/{COMMIT}/"))
-    {
+    match seen.path.strip_prefix(&format!("/{REPO}/resolve/{COMMIT}/")) {
         Some(name) => resolve(shared, name, seen.range.as_deref()),
         None => refuse(404, &[("x-error-code", "RepoNotFound")]),
     }
@@ -68,10 +62,7 @@ fn resolve(shared: &mut Shared, name: &str, range: Option<&str>) -> Response {
     }
     let etag = format!("\"{}\"", etag_of(bytes));
     let headers = [
-        (
-            "location",
-            format!("{}/content/{name}", shared.content_network),
-        ),
+        ("location", format!("{}/content/{name}", shared.content_network)),
         ("x-repo-commit", COMMIT.to_owned()),
         ("x-linked-etag", etag),
         ("x-linked-size", bytes.len().to_string()),
@@ -96,17 +87,13 @@ fn content(shared: &mut Shared, name: &str, range: Option<&str>) -> Response {
         None => whole.clone(),
         Some(None) => return refuse(416, &[]),
         Some(Some((start, end))) => {
-            builder = builder.status(206).header(
-                header::CONTENT_RANGE,
-                format!("bytes {start}-{}/{size}", end - 1),
-            );
+            builder = builder
+                .status(206)
+                .header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", end - 1));
             whole[start..end].to_vec()
         }
     };
-    builder
-        .header(header::CONTENT_LENGTH, bytes.len())
-        .body(body(bytes, fault))
-        .expect("valid headers")
+    builder.header(header::CONTENT_LENGTH, bytes.len()).body(body(bytes, fault)).expect("valid headers")
 }
 
 fn body(bytes: Vec<u8>, fault: Option<Fault>) -> Body {

@@ -26,11 +26,10 @@ pub(crate) fn check_windows() -> Result<()> {
     let stand_in = |name: &str| files().join(name);
     let mut command = Command::new(CARGO);
     command.args(["check", "--quiet", "-p", "mlxcel", "--no-default-features", "--features", "standalone"]);
-    for target in [WINDOWS.replace('-', "_")] {
-        command.env(format!("CC_{target}"), stand_in("stub-cc"));
-        command.env(format!("CXX_{target}"), stand_in("stub-cc"));
-        command.env(format!("AR_{target}"), stand_in("stub-ar"));
-    }
+    let target = WINDOWS.replace('-', "_");
+    command.env(format!("CC_{target}"), stand_in("stub-cc"));
+    command.env(format!("CXX_{target}"), stand_in("stub-cc"));
+    command.env(format!("AR_{target}"), stand_in("stub-ar"));
     check(for_target(&mut command, WINDOWS))
 }
 
