@@ -73,20 +73,21 @@ pub(crate) fn unpacked(target: &Target) -> Result<PathBuf, String> {
     let lock = Lock::read()?;
     let wheel = lock.wheel_for(target)?;
     let cache = cache_dir()?.join("mlx");
-    let entry = cache.join(format!("{}-{}", wheel.file.trim_end_matches(".whl"), &wheel.sha256[..12]));
+    let name = format!("{}-{}", wheel.file.trim_end_matches(".whl"), &wheel.sha256[..12]);
+    let entry = cache.join(&name);
     if entry.is_dir() {
         return Ok(entry);
     }
     let failed =
         |what: &str, path: &Path, e: std::io::Error| format!("cannot {what} {}: {e}", path.display());
     fs::create_dir_all(&cache).map_err(|e| failed("create", &cache, e))?;
-    let lock_path = entry.with_extension("lock");
+    let lock_path = cache.join(format!("{name}.lock"));
     let guard = File::create(&lock_path).map_err(|e| failed("create", &lock_path, e))?;
     guard.lock().map_err(|e| failed("lock", &lock_path, e))?;
     if entry.is_dir() {
         return Ok(entry);
     }
-    let partial = entry.with_extension(format!("partial-{}", std::process::id()));
+    let partial = cache.join(format!("{name}.partial-{}", std::process::id()));
     let fetched = fetch(&lock, wheel, &partial);
     let done = fetched.and_then(|tree| fs::rename(&tree, &entry).map_err(|e| failed("create", &entry, e)));
     // Left-overs of a failed fetch only cost space: the next one makes its own folder.

@@ -79,7 +79,7 @@ fn kind_of(message: &str) -> ErrorKind {
         "bad_alloc",
     ]) {
         ErrorKind::OutOfMemory
-    } else if has(&["cuda", "metal", "no device", "gpu", "command buffer", "nccl"]) {
+    } else if has(&DEVICE_WORDS) {
         ErrorKind::Device
     } else {
         ErrorKind::Other
@@ -94,4 +94,28 @@ fn describe(operands: &[&Array]) -> String {
         let _ = write!(text, "{lead}{array:?}");
     }
     text
+}
+
+/// In messages of MLX's backends; failed driver calls are named, as in `cuGraphLaunch(...) failed`.
+const DEVICE_WORDS: [&str; 9] =
+    ["cuda", "cugraph", "cublas", "cudnn", "metal", "no device", "gpu", "command buffer", "nccl"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_arrive_as_text_only_keep_their_kind() {
+        let kinds = [
+            ("host op `linear`: panicked: CUDA", ErrorKind::Kernel),
+            ("[malloc] Unable to allocate 17 bytes.", ErrorKind::OutOfMemory),
+            ("cudaMalloc(&p, n) failed: out of memory", ErrorKind::OutOfMemory),
+            ("cuGraphAddKernelNode(&node, graph_) failed: invalid argument", ErrorKind::Device),
+            ("[METAL] Command buffer execution failed", ErrorKind::Device),
+            ("something else", ErrorKind::Other),
+        ];
+        for (message, kind) in kinds {
+            assert_eq!(kind_of(message), kind, "{message}");
+        }
+    }
 }

@@ -2,9 +2,13 @@
 
 use mlxcel_kernels::{self as kernels, Affine, Floats, Weight};
 use mlxcel_mlx_bridge::fast::{self, RopeOffset, RopeOptions};
-use mlxcel_mlx_bridge::{Array, Dtype, HostInput, Quantized, QuantizedLayout, host_op_single, random};
+use mlxcel_mlx_bridge::{
+    Array, Device, Dtype, HostInput, Quantized, QuantizedLayout, host_op_single, random, set_default_device,
+};
 
+/// On the CPU, where MLX multiplies in full f32; GPUs round the factors to fewer bits.
 fn normal(seed: u64, shape: &[i32]) -> Array {
+    set_default_device(Device::CPU).expect("a CPU");
     let key = random::key(seed).expect("a key");
     random::normal(shape, Dtype::Float32, Some(&key)).expect("numbers")
 }

@@ -138,7 +138,9 @@ fn a_quantised_product_is_the_product_of_the_dequantised() {
     let x = random::normal(&[3, 64], Dtype::Float32, Some(&random::key(2).expect("a key"))).expect("input");
     let q = Quantized::quantize(&w, QuantizedLayout::affine(4, 32)).expect("quantised");
     let slow = x.matmul(&q.dequantize().and_then(|d| d.transpose(&[])).expect("weights")).expect("a product");
-    assert_values(q.matmul(&x, true), &slow.to_vec::<f32>().expect("values"));
+    let difference = q.matmul(&x, true).and_then(|fast| fast.subtract(&slow)?.abs()?.max(&[0, 1], false));
+    // GPUs round the factors of f32 products to fewer bits.
+    assert!(difference.and_then(|d| d.item::<f32>()).expect("a number") < 2e-2);
 }
 
 #[test]
