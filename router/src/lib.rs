@@ -8,7 +8,11 @@ mod api;
 mod core;
 mod metrics;
 mod nodes;
+mod options;
 mod relay;
+mod running;
 mod start;
 
-pub use start::{Router, RouterOptions, RunningRouter, StartError};
+pub use options::{RouterOptions, StartError};
+pub use running::RunningRouter;
+pub use start::Router;

@@ -17,6 +17,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -64,7 +65,18 @@ pub(crate) fn routes(app: App) -> axum::Router {
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .layer(middleware::from_fn(limit))
         .with_state(app)
+}
+
+/// Refuses what announces its excess rather than reading up to it.
+async fn limit(request: Request, next: Next) -> Response {
+    match request.body().size_hint().exact() {
+        Some(bytes) if bytes > BODY_LIMIT_BYTES as u64 => {
+            ApiError::too_large(BODY_LIMIT_BYTES).into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
@@ -93,5 +105,5 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::wrong_method(&method, uri.path())
 }
 
-/// Room for long conversations and prompts of token ids.
-pub(crate) const BODY_LIMIT_BYTES: usize = 64 * 1024 * 1024;
+/// Room for long conversations and prompts of token ids, and a little less than nodes read at once (32 MiB).
+pub(crate) const BODY_LIMIT_BYTES: usize = 31 * 1024 * 1024;

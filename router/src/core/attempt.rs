@@ -196,7 +196,7 @@ impl Attempt {
             }
             Happening::Failed(kind, message) if committed => self.fail(after_first_token(kind, message)),
             Happening::Lost(cause) if committed => self.fail(Refusal::NodeLost { node, cause }),
-            Happening::Failed(kind, message) => self.failed(node, kind, message, fleet, now),
+            Happening::Failed(kind, message) => self.failed(node, (kind, message), fleet, now),
             Happening::Lost(cause) => {
                 self.set_back(&node, fleet, now, FailureKind::WorkerLost);
                 let cause = format!("node {node} was lost: {cause}");
@@ -210,8 +210,7 @@ impl Attempt {
     fn failed(
         &mut self,
         node: NodeId,
-        kind: FailureKind,
-        message: String,
+        (kind, message): (FailureKind, String),
         fleet: &Fleet,
         now: Instant,
     ) -> Verdict {

@@ -128,6 +128,11 @@ fn cause_of(status: Status) -> LinkCause {
 
 fn status_line(status: &Status) -> String {
     match status.message() {
+        // Made here, by a library that tells of frames; the node said nothing.
+        _ if std::error::Error::source(status).is_some() => {
+            tracing::debug!(%status, "connection broke");
+            "the connection broke".to_owned()
+        }
         "" => format!("the call ended with '{}'", status.code()),
         message => message.to_owned(),
     }

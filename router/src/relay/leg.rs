@@ -27,7 +27,7 @@ pub(super) struct Leg {
 #[derive(Debug)]
 enum Call {
     Unsent(Box<GenerateRequest>),
-    Open(Streaming<GenerateEvent>),
+    Open(Box<Streaming<GenerateEvent>>),
     /// The node has said the last word, or cannot be told anything any more.
     Over,
 }
@@ -60,7 +60,7 @@ impl Leg {
         if let Call::Unsent(request) = &self.call {
             let request = GenerateRequest::clone(request);
             match self.link.client.generate(request).await {
-                Ok(response) => self.call = Call::Open(response.into_inner()),
+                Ok(response) => self.call = Call::Open(Box::new(response.into_inner())),
                 Err(status) => return self.over(happening_of(&status)),
             }
         }
@@ -122,6 +122,12 @@ async fn cancel(mut client: NodeClient<Channel>, request_id: String) {
 
 /// A failed call in the wire's own terms: what the node means, or that it could not be reached.
 fn happening_of(status: &Status) -> Happening {
+    // Only what came over the wire is the node's word; the rest, whatever its code, is this side's library
+    // telling of a broken connection in terms of frames.
+    if std::error::Error::source(status).is_some() {
+        tracing::debug!(%status, "call broke");
+        return Happening::Lost("its connection broke".to_owned());
+    }
     let kind = match status.code() {
         Code::InvalidArgument | Code::OutOfRange => FailureKind::InvalidRequest,
         Code::NotFound => FailureKind::ModelNotFound,

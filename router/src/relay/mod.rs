@@ -62,8 +62,6 @@ impl Run {
     }
 
     /// The answer's next part. After `Finished` or an error nothing follows.
-    ///
-    /// May be dropped and asked again only once a part has come.
     pub(crate) async fn next(&mut self) -> Result<Piece, Refusal> {
         let stopping = self.relay.stopping.clone();
         tokio::select! {

@@ -6,6 +6,8 @@ use hyper::Request;
 use mlxcel_protocol::v1::FinishReason;
 use mlxcel_protocol::v1::generate_request::Prompt;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::client::{self, Sent, content};
 use super::node::FakeNode;
@@ -279,4 +281,16 @@ async fn large_body_within_the_limit_reaches_the_node() {
     let answer = rig.chat(json!({"messages": [{"role": "user", "content": text}]}));
     node.asked().await.answer(&["ok"]).await;
     assert_eq!(answer.await.expect("sent").status, 200);
+}
+
+#[tokio::test]
+async fn body_over_the_limit_is_refused_before_it_is_read() {
+    let rig = Rig::start(|_| {}).await;
+    let mut stream = TcpStream::connect(rig.at).await.expect("router listens");
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: router\r\ncontent-length: 40000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered and closed");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("the request body is larger than 31 MiB"), "{answer}");
 }

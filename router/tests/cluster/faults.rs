@@ -52,6 +52,8 @@ async fn node_that_dies_after_the_first_token_is_a_clean_error() {
     let events = answer.events().await;
     let error = error(&events).expect("an error, and no [DONE]");
     assert_eq!(error["code"], "node_lost");
+    let message = error["message"].as_str().expect("text");
+    assert!(message.ends_with("was lost after the answer had begun: its connection broke"), "{message}");
     assert_eq!(events.len(), 1);
     assert!(!second.is_asked());
     assert_eq!(rig.metric("mlxcel_streams_broken_total").await, 1.0);

@@ -58,6 +58,15 @@ async fn drain_ends_what_outlasts_its_patience_with_an_error() {
 }
 
 #[tokio::test]
+async fn idle_connection_does_not_hold_up_a_drain() {
+    let rig = Rig::start(|_| {}).await;
+    let _never_used = TcpStream::connect(rig.at).await.expect("router listens");
+    let used = super::client::get(rig.at, "/health").await;
+    timeout(LIMIT / 2, rig.router.drain(LIMIT)).await.expect("drain ends");
+    drop(used);
+}
+
+#[tokio::test]
 async fn port_in_use_is_named_with_its_mend() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("free port");
     let address = taken.local_addr().expect("bound");

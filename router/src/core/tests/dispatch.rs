@@ -35,7 +35,7 @@ fn choice_follows_what_the_nodes_say() {
         state
     };
     let workerless = || NodeState { loadable_models: vec!["m".into()], ..NodeState::default() };
-    let cases: Vec<(&str, Vec<(&str, NodeState)>, Choice)> = vec![
+    let cases = [
         ("the least loaded", vec![("a", ready(2)), ("b", ready(1))], serve("b")),
         ("the first id among equals", vec![("b", ready(1)), ("a", ready(1))], serve("a")),
         ("not a draining one", vec![("a", draining()), ("b", ready(9))], serve("b")),
