@@ -97,29 +97,31 @@ pub fn scaled_dot_product_attention(
     scale: f32,
     mask: Mask<'_>,
 ) -> Result<Array> {
-    attention_with_sinks(queries, keys, values, scale, mask, None)
+    attention([queries, keys, values], scale, mask, None)
 }
 
-/// As [`scaled_dot_product_attention`], with one more logit a head (`sinks`: `[heads]`) in the
-/// softmax's denominator.
+/// As [`scaled_dot_product_attention`] of queries, keys and values, with one more logit a head
+/// (`sinks`: `[heads]`) in the softmax's denominator.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn attention_with_sinks(
-    queries: &Array,
-    keys: &Array,
-    values: &Array,
+    queries_keys_values: [&Array; 3],
     scale: f32,
     mask: Mask<'_>,
-    sinks: Option<&Array>,
+    sinks: &Array,
 ) -> Result<Array> {
+    attention(queries_keys_values, scale, mask, Some(sinks))
+}
+
+fn attention(qkv: [&Array; 3], scale: f32, mask: Mask<'_>, sinks: Option<&Array>) -> Result<Array> {
     let (mode, array) = match mask {
         Mask::None => ("", None),
         Mask::Causal => ("causal", None),
         Mask::Array(array) => ("array", Some(array)),
     };
-    let (q, k, v) = (queries.raw(), keys.raw(), values.raw());
+    let [q, k, v] = qkv.map(Array::raw);
     // SAFETY: `mask` and `sinks` are null or borrowed for the call.
     let result = unsafe { ffi::attention(q, k, v, scale, mode, optional(array), optional(sinks)) };
-    returned("scaled_dot_product_attention", &[queries, keys, values], result)
+    returned("scaled_dot_product_attention", &qkv, result)
 }

@@ -11,6 +11,7 @@
 use crate::host::HostKernel;
 use crate::owner::Owner;
 
+#[allow(clippy::too_many_arguments, reason = "these are MLX's own signatures")]
 #[cxx::bridge(namespace = "mlxcel")]
 pub mod mlx {
     /// Elementwise functions of one array.

@@ -202,3 +202,11 @@ fn categorical_takes_the_certain_one() {
         [1]
     );
 }
+
+#[test]
+fn a_sink_takes_its_share_of_attention() {
+    let q = array(&[0.0, 0.0], &[1, 1, 1, 2]);
+    let v = array(&[2.0, 4.0], &[1, 1, 1, 2]);
+    let sinks = array(&[0.0], &[1]);
+    assert_values(fast::attention_with_sinks([&q, &q, &v], 1.0, Mask::None, &sinks), &[1.0, 2.0]);
+}

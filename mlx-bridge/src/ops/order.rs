@@ -10,7 +10,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn argmax(&self, axis: i32, keep_dims: bool) -> Result<Array> {
-        self.along("argmax", ffi::Along::ArgMax, 0, axis, keep_dims)
+        self.along(("argmax", ffi::Along::ArgMax), 0, axis, keep_dims)
     }
 
     /// Index of the smallest along an axis, u32.
@@ -18,7 +18,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn argmin(&self, axis: i32, keep_dims: bool) -> Result<Array> {
-        self.along("argmin", ffi::Along::ArgMin, 0, axis, keep_dims)
+        self.along(("argmin", ffi::Along::ArgMin), 0, axis, keep_dims)
     }
 
     /// Ascending along an axis.
@@ -26,7 +26,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn sort(&self, axis: i32) -> Result<Array> {
-        self.along("sort", ffi::Along::Sort, 0, axis, false)
+        self.along(("sort", ffi::Along::Sort), 0, axis, false)
     }
 
     /// The indices that sort an axis ascending, u32.
@@ -34,7 +34,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis.
     pub fn argsort(&self, axis: i32) -> Result<Array> {
-        self.along("argsort", ffi::Along::ArgSort, 0, axis, false)
+        self.along(("argsort", ffi::Along::ArgSort), 0, axis, false)
     }
 
     /// Element `kth` in its sorted place, no larger ones before it, no smaller ones after.
@@ -42,7 +42,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis or element.
     pub fn partition(&self, kth: i32, axis: i32) -> Result<Array> {
-        self.along("partition", ffi::Along::Partition, kth, axis, false)
+        self.along(("partition", ffi::Along::Partition), kth, axis, false)
     }
 
     /// The indices that partition an axis, u32.
@@ -50,7 +50,7 @@ impl Array {
     /// # Errors
     /// When there is no such axis or element.
     pub fn argpartition(&self, kth: i32, axis: i32) -> Result<Array> {
-        self.along("argpartition", ffi::Along::ArgPartition, kth, axis, false)
+        self.along(("argpartition", ffi::Along::ArgPartition), kth, axis, false)
     }
 
     /// The `k` largest along an axis, in no promised order.
@@ -58,13 +58,12 @@ impl Array {
     /// # Errors
     /// When the axis has fewer than `k`.
     pub fn topk(&self, k: i32, axis: i32) -> Result<Array> {
-        self.along("topk", ffi::Along::TopK, k, axis, false)
+        self.along(("topk", ffi::Along::TopK), k, axis, false)
     }
 
     fn along(
         &self,
-        name: &'static str,
-        op: ffi::Along,
+        (name, op): (&'static str, ffi::Along),
         argument: i32,
         axis: i32,
         keep_dims: bool,
