@@ -37,8 +37,8 @@ pub(crate) struct Holding {
 }
 
 impl Report {
-    /// Reduces the wire's state. Models on workers that are not ready do not count: nothing can be
-    /// sent to them.
+    /// Reduces the wire's state. Models on workers that are not ready are known, for they will be
+    /// loaded again, and do not count: nothing can be sent to them.
     pub(crate) fn new(state: &NodeState) -> Self {
         let mut report = Self {
             draining: state.draining,
@@ -46,12 +46,13 @@ impl Report {
             ..Self::default()
         };
         for worker in &state.workers {
-            if worker.health() != WorkerHealth::Ready {
-                continue;
-            }
-            report.ready_workers += 1;
+            let ready = worker.health() == WorkerHealth::Ready;
+            report.ready_workers += u32::from(ready);
             for model in &worker.models {
                 let holding = report.models.entry(model.name.clone()).or_default();
+                if !ready {
+                    continue;
+                }
                 match model.status() {
                     ModelStatus::Ready => holding.ready_on += 1,
                     ModelStatus::Loading => holding.loading_on += 1,

@@ -89,11 +89,12 @@ fn lost_node_takes_no_pick() {
 }
 
 #[test]
-fn models_of_a_worker_that_is_not_ready_do_not_count() {
+fn models_of_a_worker_that_is_not_ready_are_known_and_do_not_count() {
     let mut state = ready(3);
     state.workers[0].health = WorkerHealth::Restarting.into();
     let report = Report::new(&state);
-    assert!(!report.serves("m"));
+    assert!(report.knows("m"));
+    assert!(!report.serves("m") && !report.is_loading("m"));
     assert_eq!(report.queued, 0);
 }
 
