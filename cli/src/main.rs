@@ -33,6 +33,11 @@ fn main() -> ExitCode {
 }
 
 fn failure(error: &anyhow::Error) -> ExitCode {
+    let cause = error.downcast_ref::<std::io::Error>();
+    if cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe) {
+        // Whoever read our output has had enough of it, as `head` does.
+        return ExitCode::FAILURE;
+    }
     eprintln!("error: {error:#}");
     ExitCode::FAILURE
 }

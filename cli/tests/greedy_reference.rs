@@ -5,7 +5,8 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Server, address_in, http, mlxcel, smollm2};
+use support::http::{self, address_in};
+use support::{Server, mlxcel, smollm2, succeed};
 
 /// Below this margin between best and second logit another order of additions may choose otherwise.
 const MARGIN: f64 = 0.05;
@@ -38,13 +39,11 @@ fn generate_gives_the_reference_text_and_tokens() {
         let prompt = case["prompt"].as_str().expect("a prompt");
         let limit = case["greedy_ids"].as_array().expect("ids").len().to_string();
         let mut command = mlxcel();
-        command.args(["generate", "--json", "--device", "cpu", "-n", &limit, "-p", prompt, "-m"]).arg(&model);
+        command.args(["generate", "--json", "--device", "cpu", "-n", &limit, "-p", prompt, "-m", &model]);
         if case["kind"] == "raw" {
             command.arg("--no-chat-template");
         }
-        let output = command.output().expect("mlxcel runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let answer: Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+        let answer: Value = serde_json::from_str(&succeed(&mut command)).expect("--json prints JSON");
         assert_eq!(
             answer["prompt_tokens"].as_u64(),
             case["prompt_ids"].as_array().map(|ids| ids.len() as u64)
@@ -56,7 +55,7 @@ fn generate_gives_the_reference_text_and_tokens() {
 #[test]
 fn the_router_gives_the_reference_text() {
     let state = tempfile::tempdir().expect("a directory");
-    let model = smollm2().display().to_string();
+    let model = smollm2();
     let dir = state.path().display().to_string();
     let server =
         Server::start(&["serve", "-m", &model, "--port", "0", "--device", "cpu", "--state-dir", &dir]);
@@ -72,9 +71,8 @@ fn the_router_gives_the_reference_text() {
         body["model"] = json!(model);
         body["temperature"] = json!(0);
         body["max_tokens"] = json!(limit);
-        let (status, answer) = http(&address, "POST", path, &body.to_string());
+        let (status, answer) = http::json(&address, "POST", path, &body);
         assert_eq!(status, 200, "{answer}");
-        let answer: Value = serde_json::from_str(&answer).expect("the answer is JSON");
         let choice = &answer["choices"][0];
         let text = choice["text"].as_str().or(choice["message"]["content"].as_str()).expect("a text");
         check(&case, text, None);

@@ -20,7 +20,7 @@ use mlxcel_engine::checkpoint::TensorDtype;
 #[command(name = "mlxcel", version, propagate_version = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// More log lines on standard error: -v for info, -vv for debug. `MLXCEL_LOG` overrides it.
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 500)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -52,8 +52,12 @@ pub(crate) fn print_now(piece: &str) -> Result<()> {
 
 fn read_standard_input() -> Result<String> {
     let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("reading the prompt from standard input")?;
-    Ok(text)
+    std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+    // The end of the last line is the file's, not the prompt's.
+    Ok(text
+        .strip_suffix('\n')
+        .map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line))
+        .to_owned())
 }
 
 fn as_json(answer: &Answer) -> serde_json::Value {

@@ -2,40 +2,66 @@
 
 #![allow(dead_code, clippy::expect_used, reason = "shared by test programs that each use a part")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+pub(crate) mod checkpoint;
+#[cfg(unix)]
+pub(crate) mod cluster;
+pub(crate) mod http;
+
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything a test waits for; generous, since CI machines are busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The program under test.
-pub fn mlxcel() -> Command {
+/// The program under test, untouched by what the environment says to a user's own.
+pub(crate) fn mlxcel() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlxcel"));
-    command.stdin(Stdio::null()).env_remove("MLXCEL_LOG").env_remove("MLXCEL_TOKEN");
+    for name in ["MLXCEL_LOG", "MLXCEL_TOKEN", "MLXCEL_API_KEY", "MLXCEL_STATE_DIR"] {
+        command.env_remove(name);
+    }
+    // What help is wrapped at.
+    command.env("COLUMNS", "100").stdin(Stdio::null());
     command
 }
 
 /// The GGUF file of the default model.
-pub fn smollm2() -> PathBuf {
-    std::env::var_os("MLXCEL_TEST_SMOLLM2")
+pub(crate) fn smollm2() -> String {
+    let path = std::env::var_os("MLXCEL_TEST_SMOLLM2")
         .map(PathBuf::from)
-        .expect("MLXCEL_TEST_SMOLLM2 names the default model's GGUF file; `./x test` sets it")
+        .expect("MLXCEL_TEST_SMOLLM2 names the default model's GGUF file; `./x test` sets it");
+    path.to_str().expect("the path is UTF-8").to_owned()
+}
+
+/// What a command printed, as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("the output is UTF-8").replace("\r\n", "\n")
+}
+
+/// Runs a command that must succeed; what it printed on standard output.
+pub(crate) fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("mlxcel runs");
+    assert!(status.success(), "{status}: {}", text(&stderr));
+    text(&stdout)
 }
 
 /// A running `mlxcel` server; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Server {
     /// Starts `mlxcel` with these arguments.
-    pub fn start(args: &[&str]) -> Self {
-        let mut child = mlxcel().args(args).stdout(Stdio::piped()).spawn().expect("mlxcel starts");
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self::spawn(mlxcel().args(args))
+    }
+
+    /// Starts a server command.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("mlxcel starts");
         let out = BufReader::new(child.stdout.take().expect("its output is piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -49,7 +75,7 @@ impl Server {
     }
 
     /// Waits for a line of its output that contains `part`.
-    pub fn wait_for(&self, part: &str) -> String {
+    pub(crate) fn wait_for(&self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -61,22 +87,30 @@ impl Server {
     }
 
     /// The process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Kills it without warning.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
     }
 
-    /// Asks it to end, as a service manager would, and waits; its exit code.
+    /// Asks it to end, as a service manager would.
     #[cfg(unix)]
-    pub fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-        self.child.wait().expect("it ends").code()
+    pub(crate) fn terminate(&self) {
+        signal("TERM", self.child.id());
+    }
+
+    /// Waits for its end; its exit code, or none where a signal ended it.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let mut status = None;
+        eventually("the end of the process", || {
+            status = self.child.try_wait().expect("it can be waited for");
+            status.is_some()
+        });
+        status.and_then(|it| it.code())
     }
 }
 
@@ -88,62 +122,32 @@ impl Drop for Server {
     }
 }
 
-/// The `host:port` in a line that names an address as a URL.
-pub fn address_in(line: &str) -> String {
-    let rest = line.split("http://").nth(1).expect("the line names a URL");
-    rest.split(['/', ' ']).next().expect("the URL has a host").to_owned()
+/// Sends a signal to any process.
+#[cfg(unix)]
+pub(crate) fn signal(name: &str, pid: u32) {
+    // The shell's own `kill`: the program of that name is not installed everywhere.
+    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status();
+    assert!(status.expect("a shell runs").success(), "{pid} cannot be sent {name}");
 }
 
-/// Sends one HTTP/1.1 request and returns status and body; the body is read to its end.
-pub fn http(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = open(address, method, path, body);
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("the answer is text");
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-    let (head, body) = text.split_once("\r\n\r\n").expect("headers end");
-    let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-    (status, if chunked { unchunk(body) } else { body.to_owned() })
-}
-
-/// Sends one HTTP/1.1 request and leaves the answer to be read.
-pub fn open(address: &str, method: &str, path: &str, body: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("the server listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("timeouts can be set");
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).expect("the request is sent");
-    stream
-}
-
-fn unchunk(mut body: &str) -> String {
-    let mut text = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let size = usize::from_str_radix(size.trim(), 16).expect("a chunk size");
-        if size == 0 {
-            break;
-        }
-        text.push_str(&rest[..size]);
-        body = rest[size..].strip_prefix("\r\n").unwrap_or("");
+/// Whether a process runs; one that has ended and waits for its parent does not.
+#[cfg(unix)]
+pub(crate) fn is_running(pid: u32) -> bool {
+    if cfg!(target_os = "linux") {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        return !matches!(state, None | Some('Z' | 'X'));
     }
-    text
-}
-
-/// The JSON values of an SSE body, and whether it ended with `[DONE]`.
-pub fn sse(body: &str) -> (Vec<serde_json::Value>, bool) {
-    let data: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-    let done = data.last() == Some(&"[DONE]");
-    let values = data.iter().filter(|text| **text != "[DONE]");
-    (values.map(|text| serde_json::from_str(text).expect("an event is JSON")).collect(), done)
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
+    let state = text(&output.expect("ps runs").stdout);
+    !state.trim().is_empty() && !state.trim_start().starts_with('Z')
 }
 
 /// Waits until `check` holds.
-pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,0 +1,220 @@
+//! Clusters of real processes with real weights, while parts of them are killed, ended and left.
+
+#![cfg(unix)]
+#![allow(clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::cluster::{Cluster, MODEL, long_answer, question};
+use support::http::{End, Events};
+use support::{eventually, is_running, signal};
+
+/// What is done at once takes this long at most, on a busy machine too.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// Reads a stream to its end elsewhere.
+fn finish(stream: Events) -> thread::JoinHandle<End> {
+    thread::spawn(move || stream.end())
+}
+
+#[track_caller]
+fn assert_done(end: &End) {
+    assert!(matches!(end, End::Done(text) if !text.is_empty()), "{end:?}");
+}
+
+/// An error event a client can act on.
+#[track_caller]
+fn assert_clean_error(end: &End) {
+    let End::Error(_, error) = end else { panic!("no error event: {end:?}") };
+    assert_eq!(error["type"], "server_error", "{error}");
+    assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
+}
+
+#[test]
+fn a_cluster_found_by_multicast_answers_whichever_node_is_killed() {
+    let cluster = Cluster::by_multicast();
+    let (mut first, mut second) = (cluster.node("first"), cluster.node("second"));
+    cluster.wait_until_serving("first");
+    cluster.wait_until_serving("second");
+    assert_eq!(cluster.health()["models"], json!([{"id": MODEL, "status": "ready"}]));
+    let answer = cluster.ask();
+
+    second.kill();
+    assert_eq!(cluster.ask(), answer);
+    eventually("the killed node is no longer listed", || cluster.health_of("second").is_none());
+
+    let _second = cluster.node("second");
+    cluster.wait_until_serving("second");
+    first.kill();
+    assert_eq!(cluster.ask(), answer, "the restarted node is used again");
+}
+
+#[test]
+fn a_killed_node_costs_its_streams_an_error_and_everyone_else_nothing() {
+    let cluster = Cluster::by_multicast();
+    let (mut first, _second) = (cluster.node("first"), cluster.node("second"));
+    let worker = cluster.wait_until_serving("first");
+    cluster.wait_until_serving("second");
+
+    // Two streams on each node, past their first token.
+    let begun: Vec<Events> = (0..4)
+        .map(|_| {
+            let mut stream = cluster.stream(&long_answer(160));
+            stream.first_text();
+            stream
+        })
+        .collect();
+    eventually("the streams are shared equally", || {
+        cluster.requests_on("first") == 2 && cluster.requests_on("second") == 2
+    });
+    // Two more on each, busy with their prompts.
+    let prompt = "The keeper climbed the stairs and lit the lamp. ".repeat(40);
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let (address, body) = (cluster.address.clone(), question(&prompt, 4));
+            thread::spawn(move || Events::post(&address, "/v1/chat/completions", &body).end())
+        })
+        .collect();
+    eventually("every request is on a node", || {
+        cluster.requests_on("first") == 4 && cluster.requests_on("second") == 4
+    });
+
+    first.kill();
+    let begun: Vec<_> = begun.into_iter().map(finish).collect();
+    let begun: Vec<End> = begun.into_iter().map(|it| it.join().expect("it ends")).collect();
+    let (done, lost): (Vec<&End>, Vec<&End>) = begun.iter().partition(|end| matches!(end, End::Done(_)));
+    assert_eq!((done.len(), lost.len()), (2, 2), "{begun:?}");
+    done.into_iter().for_each(assert_done);
+    lost.into_iter().for_each(assert_clean_error);
+    for stream in waiting {
+        assert_done(&stream.join().expect("it ends"));
+    }
+    eventually("the killed node's worker is gone", || !is_running(worker));
+}
+
+#[test]
+fn a_killed_worker_costs_its_stream_an_error_and_is_replaced() {
+    let cluster = Cluster::by_address();
+    let _node = cluster.node("only");
+    let worker = cluster.wait_until_serving("only");
+    let answer = cluster.ask();
+    let mut stream = cluster.stream(&long_answer(400));
+    stream.first_text();
+
+    signal("KILL", worker);
+    assert_clean_error(&stream.end());
+    assert_eq!(cluster.ask(), answer, "a request waits for the new worker");
+    let health = cluster.health_of("only").expect("the node is connected");
+    assert_eq!(health["workers"][0]["restarts"], 1);
+    assert_ne!(health["workers"][0]["pid"], worker);
+}
+
+#[test]
+fn a_router_asked_to_end_finishes_its_streams_first() {
+    let mut cluster = Cluster::by_address();
+    let node = cluster.node("only");
+    let worker = cluster.wait_until_serving("only");
+    let mut stream = cluster.stream(&long_answer(60));
+    stream.first_text();
+
+    cluster.router.terminate();
+    assert_done(&stream.end());
+    assert_eq!(cluster.router.wait(), Some(0));
+    assert!(is_running(node.pid()) && is_running(worker), "nodes outlive their router");
+}
+
+#[test]
+fn a_node_asked_to_end_finishes_its_streams_first() {
+    let cluster = Cluster::by_address();
+    let (mut first, _second) = (cluster.node("first"), cluster.node("second"));
+    let worker = cluster.wait_until_serving("first");
+    cluster.wait_until_serving("second");
+    // One on each.
+    let streams: Vec<Events> = (0..2)
+        .map(|_| {
+            let mut stream = cluster.stream(&long_answer(80));
+            stream.first_text();
+            stream
+        })
+        .collect();
+
+    first.terminate();
+    eventually("the router sees it drain", || {
+        cluster.health_of("first").is_none_or(|node| node["draining"] == true)
+    });
+    cluster.ask();
+    let streams: Vec<_> = streams.into_iter().map(finish).collect();
+    for stream in streams {
+        assert_done(&stream.join().expect("it ends"));
+    }
+    assert_eq!(first.wait(), Some(0));
+    assert!(!is_running(worker), "a node takes its worker with it");
+    eventually("the node is no longer listed", || cluster.health_of("first").is_none());
+}
+
+#[test]
+fn a_node_asked_twice_ends_at_once() {
+    let cluster = Cluster::by_address();
+    let mut node = cluster.node("only");
+    let worker = cluster.wait_until_serving("only");
+    let mut stream = cluster.stream(&long_answer(4000));
+    stream.first_text();
+    node.terminate();
+    eventually("the node drains", || cluster.health_of("only").is_some_and(|node| node["draining"] == true));
+
+    let asked = Instant::now();
+    node.terminate();
+    assert_eq!(node.wait(), Some(1));
+    assert_clean_error(&stream.end());
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    eventually("its worker is gone", || !is_running(worker));
+}
+
+#[test]
+fn a_router_asked_twice_ends_at_once() {
+    let mut cluster = Cluster::by_address();
+    let _node = cluster.node("only");
+    cluster.wait_until_serving("only");
+    let mut stream = cluster.stream(&long_answer(4000));
+    stream.first_text();
+    cluster.router.terminate();
+    eventually("the router drains", || TcpStream::connect(&cluster.address).is_err());
+
+    let asked = Instant::now();
+    cluster.router.terminate();
+    assert_eq!(cluster.router.wait(), Some(1));
+    assert!(!matches!(stream.end(), End::Done(_)));
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_client_that_hangs_up_frees_its_node() {
+    let cluster = Cluster::by_address();
+    let _node = cluster.node("only");
+    cluster.wait_until_serving("only");
+    let streams: Vec<Events> = (0..2)
+        .map(|_| {
+            let mut stream = cluster.stream(&long_answer(4000));
+            stream.first_text();
+            stream
+        })
+        .collect();
+    // One more that is not streamed: it has sent nothing yet by which a broken pipe could show.
+    let whole = {
+        let mut body: Value = long_answer(4000);
+        body["stream"] = json!(false);
+        support::http::open(&cluster.address, "POST", "/v1/chat/completions", &body.to_string())
+    };
+    eventually("all are on the node", || cluster.requests_on("only") == 3);
+
+    let left = Instant::now();
+    drop((streams, whole));
+    eventually("none is on the node", || cluster.requests_on("only") == 0);
+    assert!(left.elapsed() < AT_ONCE, "{:?}", left.elapsed());
+    cluster.ask();
+}

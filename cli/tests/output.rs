@@ -1,0 +1,225 @@
+//! What commands print, to people and to programs.
+
+#![allow(clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use std::process::Output;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+use support::checkpoint::Tiny;
+use support::{mlxcel, smollm2, succeed, text};
+use tempfile::TempDir;
+
+const COMMANDS: [&str; 11] =
+    ["run", "generate", "serve", "node", "router", "download", "list", "rm", "inspect", "arch", "convert"];
+
+fn json(output: &str) -> Value {
+    serde_json::from_str(output).expect("the output is JSON")
+}
+
+/// Every key with the type of its value, one a line; arrays by their first element.
+fn shape(value: &Value) -> String {
+    let mut lines = Vec::new();
+    describe("", value, &mut lines);
+    lines.join("\n")
+}
+
+fn describe(path: &str, value: &Value, lines: &mut Vec<String>) {
+    let kind = match value {
+        Value::Object(map) => {
+            return map.iter().for_each(|(key, value)| describe(&format!("{path}.{key}"), value, lines));
+        }
+        Value::Array(items) if !items.is_empty() => return describe(&format!("{path}[]"), &items[0], lines),
+        Value::Array(_) => "empty array",
+        Value::String(_) => "string",
+        Value::Number(number) if number.is_f64() => "float",
+        Value::Number(_) => "integer",
+        Value::Bool(_) => "boolean",
+        Value::Null => "null",
+    };
+    lines.push(format!("{path}: {kind}"));
+}
+
+#[test]
+fn help() {
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"mlxcel\.exe", "mlxcel");
+    settings.bind(|| {
+        assert_snapshot!("help", succeed(mlxcel().arg("--help")));
+        for command in COMMANDS {
+            assert_snapshot!(format!("help-{command}"), succeed(mlxcel().args([command, "--help"])));
+        }
+    });
+}
+
+#[test]
+fn every_command_has_its_help_pinned() {
+    let help = succeed(mlxcel().arg("--help"));
+    let commands = help.split("Commands:\n").nth(1).expect("commands are listed");
+    let names = commands.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next());
+    assert_eq!(names.collect::<Vec<_>>(), COMMANDS);
+}
+
+#[test]
+fn architectures() {
+    assert_snapshot!(succeed(mlxcel().arg("arch")));
+    let rows = json(&succeed(mlxcel().args(["arch", "--json"])));
+    assert_snapshot!(shape(&rows), @r"
+    [].model_type: string
+    [].family: string
+    [].models: string
+    ");
+}
+
+#[test]
+fn inspection_of_a_model() {
+    let model = Tiny::new();
+    let inspect = |flags: &[&str]| {
+        let mut command = mlxcel();
+        let path = model.path().display().to_string();
+        command.args(["inspect", "--device", "cpu", "-m", &path]).args(flags);
+        succeed(&mut command).replace(&path, "[MODEL]")
+    };
+    assert_snapshot!(shape(&json(&inspect(&["--json"]))), @r"
+    .path: string
+    .architecture: string
+    .layers: integer
+    .hidden_size: integer
+    .vocab_size: integer
+    .max_context: integer
+    .tensors: integer
+    .matrices[].bits: null
+    .matrices[].group_size: null
+    .matrices[].modules: integer
+    .weight_bytes: integer
+    .kv_bytes_per_token: integer
+    .context_tokens: integer
+    .total_bytes: integer
+    .fits: boolean
+    .device.kind: string
+    .device.index: integer
+    .device.name: string
+    .device.memory_bytes: integer
+    .device.driver: string
+    .device.mlx_version: string
+    ");
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"device +.*", "device [DEVICE]");
+    settings.bind(|| {
+        assert_snapshot!(inspect(&["-c", "100"]), @r"
+    model            [MODEL]
+    architecture     llama
+    layers           1
+    hidden size      64
+    vocabulary       64
+    trained context  128 tokens
+    matrices         float x 8
+    weights          0.2 MiB
+    KV cache         256 bytes a token
+    KV cache, full   0.0 MiB for 100 tokens
+    total            0.2 MiB
+    device [DEVICE]
+    fits             yes
+    ")
+    });
+}
+
+#[test]
+fn stored_models() {
+    let store = TempDir::new().expect("a directory");
+    let list = |flags: &[&str]| {
+        let mut command = mlxcel();
+        command.env("MLXCEL_CACHE_DIR", store.path()).env("HF_HOME", store.path()).arg("list").args(flags);
+        let Output { status, stdout, stderr } = command.output().expect("mlxcel runs");
+        assert!(status.success());
+        (text(&stdout), text(&stderr))
+    };
+    assert_eq!(list(&["--json"]), ("[]\n".to_owned(), String::new()));
+    let (out, hint) = list(&[]);
+    assert_eq!(out, "");
+    assert_snapshot!(hint, @"no models yet; fetch one with `mlxcel download smollm2`");
+
+    let commit = "0123456789012345678901234567890123456789";
+    let repository = store.path().join("hub/models--owner--name");
+    let snapshot = repository.join("snapshots").join(commit);
+    std::fs::create_dir_all(&snapshot).expect("directories");
+    std::fs::create_dir_all(repository.join("refs")).expect("directories");
+    std::fs::write(repository.join("refs/main"), commit).expect("a file");
+    let model = Tiny::new();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(model.file(name), snapshot.join(name)).expect("a copy");
+    }
+    let (out, _) = list(&["--json"]);
+    let rows = json(&out);
+    assert_snapshot!(shape(&rows), @r"
+    [].name: string
+    [].size_bytes: integer
+    [].path: string
+    ");
+    assert_eq!(rows[0]["name"], "owner/name");
+}
+
+#[test]
+fn generation_as_json() {
+    let model = Tiny::new();
+    let mut command = mlxcel();
+    command.args(["generate", "--json", "--device", "cpu", "--no-chat-template", "-n", "4", "-p", "w1 w2"]);
+    let Output { status, stdout, stderr } =
+        command.arg("-m").arg(model.path()).output().expect("mlxcel runs");
+    assert!(status.success());
+    assert_eq!(text(&stderr), "", "no bars in a pipe");
+    assert_snapshot!(shape(&json(&text(&stdout))), @r"
+    .text: string
+    .token_ids[]: integer
+    .finish_reason: string
+    .prompt_tokens: integer
+    .completion_tokens: integer
+    .prefill_seconds: float
+    .decode_seconds: float
+    .prefill_tokens_per_second: float
+    .decode_tokens_per_second: float
+    ");
+}
+
+#[test]
+fn generation_reports_its_speed_apart_from_the_text() {
+    let mut command = mlxcel();
+    command.args(["generate", "--device", "cpu", "-n", "12", "-p", "What is the capital of France?", "-m"]);
+    let output = command.arg(smollm2()).output().expect("mlxcel runs");
+    assert_eq!(text(&output.stdout), "The capital of France is Paris.\n");
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d+\.\d tok/s", "[SPEED] tok/s");
+    settings.bind(|| assert_snapshot!(text(&output.stderr), @"prompt 37 tokens, [SPEED] tok/s; output 8 tokens, [SPEED] tok/s"));
+}
+
+#[test]
+fn a_converted_model_answers_as_its_source() {
+    let out = TempDir::new().expect("a directory");
+    let converted = out.path().join("mlx").display().to_string();
+    let convert = mlxcel().args(["convert", "-m", &smollm2(), "-o", &converted]).output();
+    let Output { status, stdout, stderr } = convert.expect("mlxcel runs");
+    assert!(status.success(), "{}", text(&stderr));
+    assert_eq!(text(&stdout).trim_end(), converted);
+    assert_eq!(text(&stderr), "", "no bars in a pipe");
+
+    let answer = |model: &str| {
+        let mut command = mlxcel();
+        command.args([
+            "generate",
+            "--json",
+            "--device",
+            "cpu",
+            "-n",
+            "24",
+            "-p",
+            "Name three colours.",
+            "-m",
+        ]);
+        json(&succeed(command.arg(model)))
+    };
+    let (ours, theirs) = (answer(&converted), answer(&smollm2()));
+    assert_eq!(ours["token_ids"], theirs["token_ids"]);
+    assert_eq!(ours["text"], theirs["text"]);
+}
