@@ -23,5 +23,8 @@ head -c $split "$cache/mlx.tar.xz" > "$out/1/mlx.part"
 tail -c +$((split + 1)) "$cache/mlx.tar.xz" > "$out/2/mlx.part"
 cp "$here/unpack.sh" "$out/1/"
 cp "$here"/*.py "$here"/*.sh "$cache"/python/*.whl "$out/2/"
-for file in "$@"; do strip -o "$out/2/$(basename "$file")" "$file" 2>/dev/null || cp "$file" "$out/2/"; done
+programs=$(mktemp -d)
+for file in "$@"; do strip -o "$programs/$(basename "$file")" "$file" 2>/dev/null || cp "$file" "$programs/"; done
+tar -C "$programs" -cf - . | xz -T0 -6 > "$out/2/programs.tar.xz"
+rm -r "$programs"
 du -sh "$out/1" "$out/2"

@@ -10,10 +10,11 @@ if [ ! -e $MLX_PREFIX/.done ]; then
   cat $stash/mlx.part "$here/mlx.part" | xz -dc -T0 | tar x -C $MLX_PREFIX
   python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/mlxcel-gpu-python "$here"/*.whl 2>/dev/null
   cp -r --update=none /tmp/mlxcel-gpu-python/. $MLX_PREFIX/
+  mkdir -p $MLX_PREFIX/bin && xz -dc -T0 < "$here/programs.tar.xz" | tar x -C $MLX_PREFIX/bin
   touch $MLX_PREFIX/.done
 fi
 site=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])')
 ln -sfn "$site" $MLX_PREFIX/nvidia
 export PYTHONPATH=$MLX_PREFIX
 LD_LIBRARY_PATH=$MLX_PREFIX/mlx/lib:$(ls -d "$site"/*/lib | tr '\n' ':')${LD_LIBRARY_PATH:-}
-export LD_LIBRARY_PATH
+export LD_LIBRARY_PATH PATH=$MLX_PREFIX/bin:$PATH

@@ -21,6 +21,11 @@ pub enum DeviceError {
     /// The build supports GPUs, but none can be used.
     #[error("the GPU cannot be used: {0}; mend that, or run on the CPU with --device cpu")]
     Unusable(String),
+    /// The GPU build cannot even use the CPU without the GPU's driver.
+    #[error(
+        "this GPU build of mlxcel needs a working GPU driver even for --device cpu: {0}; use a CPU build on this host"
+    )]
+    NoDriver(String),
     /// There is no GPU of that index.
     #[error("there is no GPU {index}; this host has {count}, counted from 0")]
     NoSuchGpu {
@@ -72,7 +77,10 @@ impl Device {
     /// When it is a GPU that this build or host does not have.
     pub fn choose(choice: DeviceChoice) -> Result<Self, DeviceError> {
         match choice {
-            DeviceChoice::Cpu => Ok(Self { inner: mlx::Device::CPU }),
+            DeviceChoice::Cpu => match allocation_failure().filter(|_| GPU_BUILD) {
+                None => Ok(Self { inner: mlx::Device::CPU }),
+                Some(cause) => Err(DeviceError::NoDriver(cause)),
+            },
             DeviceChoice::Default if !GPU_BUILD => Ok(Self { inner: mlx::Device::CPU }),
             DeviceChoice::Gpu(_) if !GPU_BUILD => Err(DeviceError::CpuBuild),
             DeviceChoice::Default => Self::gpu(0),
@@ -92,7 +100,8 @@ impl Device {
         let count = mlx::Device::count(DeviceKind::Gpu).map_err(unusable)?;
         let count = u32::try_from(count).unwrap_or(0);
         if count == 0 || !mlx::Device::gpu(0).is_available().map_err(unusable)? {
-            return Err(DeviceError::Unusable("no GPU is visible to this process".to_owned()));
+            let cause = allocation_failure().unwrap_or_else(|| "none is visible to this process".to_owned());
+            return Err(DeviceError::Unusable(cause));
         }
         Ok(count)
     }
@@ -145,7 +154,17 @@ fn host_memory_bytes() -> u64 {
 
 /// What the backend says of its driver, for people.
 fn driver(properties: &[(String, String)]) -> String {
-    let wanted = ["driver_version", "runtime_version", "cuda_version", "compute_capability_major"];
-    let known = properties.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
-    known.map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect::<Vec<_>>().join(", ")
+    let named = [("driver_version", "driver"), ("cuda_version", "CUDA")];
+    let known = named.iter().filter_map(|(key, label)| {
+        let (_, value) = properties.iter().find(|(name, _)| name == key)?;
+        Some(format!("{label} {value}"))
+    });
+    known.collect::<Vec<_>>().join(", ")
+}
+
+/// Why no array can be made, in the backend's words; the CUDA build makes even arrays of the CPU
+/// through the GPU's driver.
+fn allocation_failure() -> Option<String> {
+    let tried = mlx::Array::from_slice(&[0.0f32], &[1]).and_then(|array| array.to_vec::<f32>());
+    tried.err().map(|error| error.message)
 }
