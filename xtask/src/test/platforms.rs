@@ -25,7 +25,7 @@ pub(crate) fn check_windows() -> Result<()> {
     compiler()?;
     let stand_in = |name: &str| files().join(name);
     let mut command = Command::new(CARGO);
-    command.args(["check", "--quiet", "-p", "mlxcel", "--no-default-features", "--features", "standalone"]);
+    command.args(["check", "-p", "mlxcel", "--no-default-features", "--features", "standalone"]);
     let target = WINDOWS.replace('-', "_");
     command.env(format!("CC_{target}"), stand_in("stub-cc"));
     command.env(format!("CXX_{target}"), stand_in("stub-cc"));
@@ -46,7 +46,6 @@ pub(crate) fn link_macos() -> Result<()> {
     command
         .args([
             "zigbuild",
-            "--quiet",
             "-p",
             "mlxcel",
             "--no-default-features",
