@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::ApiError;
-use crate::core::fleet::{Member, NodeId};
+use crate::core::fleet::{Availability, Member, NodeId};
 use crate::core::refusal::Refusal;
 
-/// `GET /v1/models`: what can be asked for, ready or loadable.
+/// `GET /v1/models`: what can be asked for, and how it stands.
 pub(super) async fn models(State(app): State<App>) -> Response {
     let data = app.relay.roster.fleet(|fleet| {
         let models = fleet.models();
-        models.into_iter().map(|(name, ready)| model_json(&app, name, ready)).collect::<Vec<_>>()
+        models.into_iter().map(|(name, how)| model_json(&app, name, how)).collect::<Vec<_>>()
     });
     Json(json!({"object": "list", "data": data})).into_response()
 }
@@ -29,7 +29,7 @@ pub(super) async fn model(State(app): State<App>, Path(id): Path<String>) -> Res
     app.relay.roster.fleet(|fleet| {
         let models = fleet.models();
         match models.get(id.as_str()) {
-            Some(ready) => Ok(Json(model_json(&app, &id, *ready)).into_response()),
+            Some(how) => Ok(Json(model_json(&app, &id, *how)).into_response()),
             None => Err(ApiError::from(Refusal::UnknownModel {
                 model: id.clone(),
                 served: models.into_keys().map(str::to_owned).collect(),
@@ -38,13 +38,13 @@ pub(super) async fn model(State(app): State<App>, Path(id): Path<String>) -> Res
     })
 }
 
-fn model_json(app: &App, name: &str, ready: bool) -> Value {
+fn model_json(app: &App, name: &str, how: Availability) -> Value {
     json!({
         "id": name,
         "object": "model",
         "created": app.started_at,
         "owned_by": "mlxcel",
-        "status": if ready { "ready" } else { "loadable" },
+        "status": how.as_str(),
     })
 }
 
@@ -60,17 +60,15 @@ pub(super) async fn health(State(app): State<App>) -> Response {
             })
         })
         .collect();
-    let (nodes, models) = app.relay.roster.latest(|fleet, latest| {
+    let (nodes, models, able) = app.relay.roster.latest(|fleet, latest| {
         let nodes: Vec<Value> =
             fleet.alive().map(|(id, member)| node_json(id, member, latest.get(id))).collect();
-        let models: Vec<Value> = fleet
-            .models()
-            .into_iter()
-            .map(|(name, ready)| json!({"id": name, "status": if ready { "ready" } else { "loadable" }}))
-            .collect();
-        (nodes, models)
+        let models = fleet.models();
+        let able = models.values().any(|how| matches!(how, Availability::Ready | Availability::Loadable));
+        let models: Vec<Value> =
+            models.iter().map(|(name, how)| json!({"id": name, "status": how.as_str()})).collect();
+        (nodes, models, able)
     });
-    let able = !models.is_empty();
     let body = json!({
         "status": if able { "ok" } else { "unavailable" },
         "version": env!("CARGO_PKG_VERSION"),

@@ -227,17 +227,53 @@ impl Fleet {
         self.loads.contains(&(node.clone(), model.to_owned()))
     }
 
-    /// Names of models that can be asked for now, and whether each is ready rather than loadable.
-    pub(crate) fn models(&self) -> BTreeMap<&str, bool> {
+    /// The models that living nodes know, and how well the best of them stands.
+    pub(crate) fn models(&self) -> BTreeMap<&str, Availability> {
         let mut models = BTreeMap::new();
         for (_, member) in self.alive().filter(|(_, m)| !m.report.draining) {
-            for name in &member.report.loadable {
-                models.entry(name.as_str()).or_insert(false);
-            }
-            for name in member.report.models.keys() {
-                *models.entry(name.as_str()).or_insert(false) |= member.report.serves(name);
+            let report = &member.report;
+            for name in report.loadable.iter().chain(report.models.keys()) {
+                let best = models.entry(name.as_str()).or_insert(Availability::Away);
+                *best = Availability::on(report, name).max(*best);
             }
         }
         models
+    }
+}
+
+/// How a model stands, from worst to best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Availability {
+    /// Known to nodes whose workers are restarting.
+    Away,
+    /// Some node could load it.
+    Loadable,
+    /// Some node is loading it.
+    Loading,
+    /// Requests are served at once.
+    Ready,
+}
+
+impl Availability {
+    fn on(report: &Report, model: &str) -> Self {
+        if report.serves(model) {
+            Self::Ready
+        } else if report.is_loading(model) {
+            Self::Loading
+        } else if report.could_load(model) {
+            Self::Loadable
+        } else {
+            Self::Away
+        }
+    }
+
+    /// The word for it in answers.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Loadable => "loadable",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+        }
     }
 }

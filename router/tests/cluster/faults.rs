@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mlxcel_protocol::v1::{FailureKind, FinishReason};
+use mlxcel_protocol::v1::{FailureKind, FinishReason, WorkerHealth};
 use serde_json::json;
 
 use super::client::{self, Sent, content, error};
@@ -120,6 +120,21 @@ async fn lone_node_that_crashed_is_used_again_once_it_reports() {
     node.asked().await.answer(&["again"]).await;
     let body = answer.await.expect("sent").json().await;
     assert_eq!(body["choices"][0]["message"]["content"], "again");
+}
+
+#[tokio::test]
+async fn request_for_a_model_whose_worker_restarts_waits_for_it() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    node.now(|state| state.workers[0].health = WorkerHealth::Restarting.into());
+    let health = rig.until(|h| h["status"] == "unavailable").await;
+    assert_eq!(health["models"], json!([{"id": "m", "status": "away"}]));
+    let mut answer = rig.chat(json!({}));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut answer).await;
+    assert!(early.is_err(), "answered without a worker");
+    node.now(|state| state.workers[0].health = WorkerHealth::Ready.into());
+    node.asked().await.answer(&["ok"]).await;
+    assert_eq!(answer.await.expect("sent").status, 200);
 }
 
 #[tokio::test]
