@@ -71,7 +71,7 @@ impl KvCache for HostKv {
     ) -> Result<Array> {
         let spans = self.bind(step)?;
         let attention = attention.clone();
-        let shape = [length(step.tokens.len()), length(attention.heads), length(attention.head_dim)];
+        let shape = [length(step.len), length(attention.heads), length(attention.head_dim)];
         let kernel = move |inputs: &[HostInput<'_>], output: &mut HostOutput<'_>| {
             let [query, key, value] = inputs else { return Err("attention takes q, k and v".to_owned()) };
             let mut held: Vec<_> = spans.iter().map(|span| lock(&span.storage[layer])).collect();
