@@ -28,8 +28,12 @@ pub(crate) fn mlx(target: &Target) -> Result<Mlx, String> {
 
 /// An unpacked prefix: `include/mlx/mlx.h` and a library in `lib/`.
 fn prefix(dir: &Path) -> Result<Mlx, String> {
+    // Link arguments outlive this script's working folder.
+    let dir = &std::path::absolute(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let include = dir.join("include");
     let header = include.join("mlx").join("version.h");
+    // Should the folder vanish, the next build must find MLX anew.
+    println!("cargo::rerun-if-changed={}", header.display());
     let text = std::fs::read_to_string(&header)
         .map_err(|e| format!("an MLX prefix must hold {}: {e}", header.display()))?;
     let found = header_version(&text);

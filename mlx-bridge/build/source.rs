@@ -22,10 +22,14 @@ pub(crate) fn build(target: &Target) -> Result<Mlx, String> {
     config.define("MLX_BUILD_METAL", on(target.backend == Backend::Metal));
     config.define("MLX_BUILD_CUDA", on(target.backend == Backend::Cuda));
     let prefix = config.build();
-    link(target);
     let lib = ["lib", "lib64"].map(|name| prefix.join(name)).into_iter().find(|dir| dir.is_dir());
     let lib =
         lib.ok_or_else(|| format!("MLX's install must hold lib/ or lib64/ under {}", prefix.display()))?;
+    link(target);
+    // MLX builds its Thunderbolt transport as a library of its own where the SDK has one.
+    if lib.join("libjaccl.a").is_file() {
+        println!("cargo::rustc-link-lib=static=jaccl");
+    }
     Ok(Mlx { include: prefix.join("include"), run: lib.clone(), lib, is_static: true })
 }
 
