@@ -1,0 +1,170 @@
+"""The real `openai` package against a running server.
+
+    OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=... python test_client.py
+
+The server must serve the default model; `run.py` starts one.
+Checks what the package sees: objects, streams and exception classes. The numbers inside
+answers are the engine's business and tested there.
+"""
+
+import asyncio
+import unittest
+
+import openai
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+client = openai.OpenAI(max_retries=0, timeout=60)
+# Besides what is ready a server lists what it could load.
+MODEL = next(model.id for model in client.models.list() if model.status == "ready")
+
+
+def ask(**options):
+    options = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 16, **options}
+    return client.chat.completions.create(**options)
+
+
+class Chat(unittest.TestCase):
+    def test_an_answer_has_text_reason_and_usage(self):
+        answer = ask()
+        [choice] = answer.choices
+        self.assertEqual(answer.object, "chat.completion")
+        self.assertEqual(answer.model, MODEL)
+        self.assertEqual(choice.message.role, "assistant")
+        self.assertIn("Paris", choice.message.content)
+        self.assertEqual(choice.finish_reason, "stop")
+        usage = answer.usage
+        self.assertGreater(usage.prompt_tokens, 0)
+        self.assertEqual(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+
+    def test_a_limit_is_kept_and_told(self):
+        answer = ask(max_tokens=3)
+        self.assertEqual(answer.choices[0].finish_reason, "length")
+        self.assertEqual(answer.usage.completion_tokens, 3)
+
+    def test_the_newer_name_of_the_limit_works(self):
+        answer = ask(max_tokens=openai.omit, max_completion_tokens=3)
+        self.assertEqual(answer.usage.completion_tokens, 3)
+
+    def test_a_stop_string_ends_the_answer_and_is_left_out(self):
+        answer = ask(stop=[" Paris"])
+        self.assertEqual(answer.choices[0].message.content, "The capital of France is")
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+
+    def test_a_seed_makes_sampling_repeatable(self):
+        first, second = (ask(temperature=1.5, seed=7).choices[0].message.content for _ in range(2))
+        self.assertEqual(first, second)
+
+    def test_messages_may_be_parts_and_have_a_system_role(self):
+        parts = [{"type": "text", "text": QUESTION[0]["content"]}]
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+        self.assertIn("Paris", ask(messages=messages).choices[0].message.content)
+
+
+class Streaming(unittest.TestCase):
+    def test_a_stream_spells_the_same_text(self):
+        chunks = list(ask(stream=True))
+        self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        self.assertEqual(text, ask().choices[0].message.content)
+        self.assertEqual([chunk.choices[0].finish_reason for chunk in chunks[:-1]], [None] * (len(chunks) - 1))
+        self.assertEqual(chunks[-1].choices[0].finish_reason, "stop")
+        self.assertEqual(len({chunk.id for chunk in chunks}), 1)
+
+    def test_usage_comes_last_when_asked_for(self):
+        *chunks, last = ask(stream=True, stream_options={"include_usage": True})
+        self.assertTrue(all(chunk.usage is None for chunk in chunks))
+        self.assertEqual(last.choices, [])
+        self.assertEqual(last.usage, ask().usage)
+
+    def test_a_stream_may_be_left(self):
+        stream = ask(stream=True, max_tokens=2000, extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+        self.assertIn("Paris", ask().choices[0].message.content)
+
+    def test_many_at_once_get_the_same_answer(self):
+        async def one(asynchronous):
+            stream = await asynchronous.chat.completions.create(
+                model=MODEL, messages=QUESTION, temperature=0, max_tokens=16, stream=True
+            )
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        async def all_of_them():
+            async with openai.AsyncOpenAI(max_retries=0, timeout=60) as asynchronous:
+                return await asyncio.gather(*(one(asynchronous) for _ in range(4)))
+
+        self.assertEqual(set(asyncio.run(all_of_them())), {ask().choices[0].message.content})
+
+
+class Completions(unittest.TestCase):
+    OPTIONS = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
+
+    def test_a_prompt_is_continued(self):
+        answer = client.completions.create(**self.OPTIONS)
+        self.assertEqual(answer.object, "text_completion")
+        self.assertIn("Paris", answer.choices[0].text)
+
+    def test_a_stream_spells_the_same_text(self):
+        chunks = client.completions.create(**self.OPTIONS, stream=True)
+        text = "".join(chunk.choices[0].text for chunk in chunks)
+        self.assertEqual(text, client.completions.create(**self.OPTIONS).choices[0].text)
+
+
+class Models(unittest.TestCase):
+    def test_a_listed_model_can_be_looked_up(self):
+        model = client.models.retrieve(MODEL)
+        self.assertEqual((model.id, model.object), (MODEL, "model"))
+
+    def test_another_cannot(self):
+        with self.assertRaises(openai.NotFoundError) as raised:
+            client.models.retrieve("nobody")
+        self.assertEqual(raised.exception.code, "model_not_found")
+
+
+class Errors(unittest.TestCase):
+    def refused(self, kind, **options):
+        with self.assertRaises(kind) as raised:
+            ask(**options)
+        self.assertTrue(raised.exception.body["message"])
+        return raised.exception
+
+    def test_an_unknown_model_is_not_found(self):
+        error = self.refused(openai.NotFoundError, model="nobody")
+        self.assertEqual((error.param, error.code), ("model", "model_not_found"))
+        self.assertEqual(error.type, "invalid_request_error")
+
+    def test_a_bad_value_names_its_field(self):
+        error = self.refused(openai.BadRequestError, temperature=3)
+        self.assertEqual((error.param, error.code), ("temperature", "invalid_value"))
+
+    def test_what_is_not_supported_is_refused_by_name(self):
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+        for field, value in [("n", 2), ("logprobs", True), ("response_format", schema)]:
+            with self.subTest(field):
+                error = self.refused(openai.BadRequestError, **{field: value})
+                self.assertEqual((error.param, error.code), (field, "unsupported_parameter"))
+
+    def test_an_unknown_field_is_refused_by_name(self):
+        error = self.refused(openai.BadRequestError, extra_body={"temprature": 0})
+        self.assertEqual((error.param, error.code), ("temprature", "unknown_parameter"))
+
+    def test_no_messages_are_refused(self):
+        self.assertEqual(self.refused(openai.BadRequestError, messages=[]).param, "messages")
+
+    def test_a_prompt_that_does_not_fit_is_refused(self):
+        messages = [{"role": "user", "content": "word " * 10_000}]
+        for stream in (False, True):
+            with self.subTest(stream=stream):
+                error = self.refused(openai.BadRequestError, messages=messages, stream=stream)
+                self.assertIn("tokens", error.body["message"])
+
+    def test_a_wrong_key_is_refused(self):
+        stranger = client.with_options(api_key="wrong")
+        with self.assertRaises(openai.AuthenticationError) as raised:
+            stranger.models.list()
+        self.assertEqual(raised.exception.code, "invalid_api_key")
+
+
+if __name__ == "__main__":
+    unittest.main()
