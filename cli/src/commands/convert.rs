@@ -1,8 +1,8 @@
 //! `mlxcel convert`: any readable model as an MLX checkpoint.
 
 use anyhow::{Context, Result};
-use mlxcel_engine::Quantization;
 use mlxcel_engine::checkpoint::{Checkpoint, WriteOptions, write_mlx_checkpoint};
+use mlxcel_engine::{Quantization, families};
 
 use super::loading::resolve;
 use crate::args::ConvertArgs;
@@ -17,7 +17,10 @@ pub(crate) async fn run(args: ConvertArgs) -> Result<()> {
     };
     let output = args.output.clone();
     let converting = tokio::task::spawn_blocking(move || -> Result<()> {
-        let checkpoint = Checkpoint::open(&path)?;
+        let mut checkpoint = Checkpoint::open(&path)?;
+        // Refuses what could not be run afterwards, and names tensors as every reader expects.
+        families::describe(checkpoint.config()).with_context(|| path.display().to_string())?;
+        checkpoint.rename(&families::weight_name);
         let mut progress = Progress::new();
         write_mlx_checkpoint(&checkpoint, &output, &options, &mut |step| {
             progress.update(&step.what, step.done_bytes, step.total_bytes);
