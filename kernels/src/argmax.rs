@@ -1,4 +1,7 @@
-//! The most likely token of each row.
+//! The place of the largest value of each row.
+//!
+//! One pass finds the value, in vectors, and a second its place. Knows nothing of what a row means: that it
+//! holds logits, and that greedy sampling wants this, is the caller's business.
 
 use crate::error::{ShapeError, expect_len};
 

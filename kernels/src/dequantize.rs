@@ -1,4 +1,7 @@
 //! From stored weights to `f32` rows.
+//!
+//! The one place that reads every storage and number of bits; products of 4 and 8 bits with few rows do without
+//! it. Knows nothing of what the rows are for: callers choose which, and where they go.
 
 use std::ops::Range;
 

@@ -1,4 +1,7 @@
 //! Rows of a table by number.
+//!
+//! Gathers and dequantises only the rows asked for. Knows no vocabulary: which ids a step has, and that a tied head
+//! multiplies with the same table, the caller decides.
 
 use crate::dequantize::Widen;
 use crate::error::{ShapeError, expect_len};

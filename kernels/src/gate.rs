@@ -1,4 +1,7 @@
 //! The gated activation of a feed-forward block.
+//!
+//! One pass over both halves, with an exponential of our own. Knows no layers: which products made its two
+//! operands the caller decides.
 
 use crate::error::{ShapeError, expect_len};
 use crate::memory::Disjoint;

@@ -1,4 +1,7 @@
 //! Memory the loops work in: scratch of each thread, and outputs that several tasks fill.
+//!
+//! Scratch is kept from call to call, because a decode step would otherwise allocate hundreds of times. Knows no
+//! kernel: each decides how much it needs, and which task writes which part.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;

@@ -1,4 +1,7 @@
 //! Root-mean-square normalisation.
+//!
+//! Sums in `f32` over lanes, as many partial sums as a vector has. Knows no residual stream but the one it is
+//! asked to add to: what a row is, a token or one head of it, the caller decides.
 
 use crate::error::{ShapeError, expect_len};
 use crate::memory::Disjoint;
@@ -29,6 +32,7 @@ pub fn rms_norm(x: &[f32], rows: usize, weight: &[f32], eps: f32, out: &mut [f32
 ///
 /// # Errors
 /// [`ShapeError`] when a length disagrees.
+#[expect(clippy::too_many_arguments, reason = "as `rms_norm`, with one operand more")]
 pub fn add_rms_norm(
     residual: &mut [f32],
     delta: &[f32],

@@ -1,4 +1,7 @@
 //! Rotary position embedding.
+//!
+//! Rotates pairs by given frequencies, and keeps the last table of angles, as all layers of a step share it. Knows
+//! no variants (linear, Llama 3, YaRN): whoever computes the frequencies does.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,7 @@
 //! Writing new keys or values into a cache.
+//!
+//! Turns token-major rows into the head-major order attention reads. Owns no cache and no length: the caller
+//! grows the one and counts the other.
 
 use crate::error::{ShapeError, expect_len};
 

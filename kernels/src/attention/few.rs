@@ -1,4 +1,7 @@
 //! A few queries of one key head: each key and value is read once, lanes run along the head.
+//!
+//! A task leaves a partial softmax over its span of keys, and the partial results are joined afterwards. Knows no
+//! other head or sequence; `plan` cuts the spans.
 
 use super::plan::{FEW_ROWS, FewTask, Merge, partial_size};
 use super::{AttentionShape, SequenceKv};
@@ -95,11 +98,11 @@ fn absorb<S: Simd>(s: S, scores: &mut [f32; BLOCK], values: &[f32], partial: &mu
         state[1] = state[1] * fade + s.sum(sum);
         let mut at = 0;
         while at + 4 * S::LANES <= d {
-            accumulate::<S, 4>(s, scores, values, d, out, at, fade);
+            accumulate::<S, 4>(s, (scores, values), out, at, fade);
             at += 4 * S::LANES;
         }
         while at + S::LANES <= d {
-            accumulate::<S, 1>(s, scores, values, d, out, at, fade);
+            accumulate::<S, 1>(s, (scores, values), out, at, fade);
             at += S::LANES;
         }
         for at in at..d {
@@ -116,13 +119,12 @@ fn absorb<S: Simd>(s: S, scores: &mut [f32; BLOCK], values: &[f32], partial: &mu
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const V: usize>(
     s: S,
-    scores: &[f32; BLOCK],
-    values: &[f32],
-    d: usize,
+    (scores, values): (&[f32; BLOCK], &[f32]),
     out: &mut [f32],
     at: usize,
     fade: f32,
 ) {
+    let d = out.len();
     // SAFETY: promised by the caller; rows of `values` and `out` hold `d` values.
     unsafe {
         let out = out.as_mut_ptr().add(at);

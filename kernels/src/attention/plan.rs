@@ -1,6 +1,7 @@
 //! How the work of one call is cut into tasks.
 //!
-//! A pure function of the shapes and the number of threads.
+//! A pure function of the shapes and the number of threads; touches no data. Few queries are cut along the keys,
+//! many along the queries. The pool decides who runs what.
 
 use std::ops::Range;
 

@@ -1,11 +1,13 @@
-//! A tile of queries of one key head across the lanes: scores, softmax and output are small matrix products
-//! and lane-wise operations, without a sum across lanes.
+//! A tile of queries of one key head across the lanes.
+//!
+//! Scores and output are small matrix products and softmax runs lane by lane, so nothing is summed across lanes;
+//! the queries of all heads that share the key head stand side by side. Knows no other tile; `plan` cuts them.
 
 use super::few::LOWEST;
 use super::plan::TileTask;
 use super::{AttentionShape, SequenceKv};
 use crate::memory::{Disjoint, Scratch};
-use crate::microkernel::{Left, multiply};
+use crate::microkernel::{Left, Right, Sums, multiply};
 use crate::simd::{Kernel, MAX_LANES, Simd, exp};
 
 /// Attends with some queries over all keys they see.
@@ -73,14 +75,16 @@ impl Attend<'_> {
             // SAFETY: `keys` and `values` hold `count` rows of `d`, the buffers `d` and `KEYS` rows of `width`.
             unsafe {
                 let left = Left { start: keys, row: d, step: 1 };
-                rows_times::<S, M>(s, left, count, queries.as_ptr(), d, scores.as_mut_ptr(), false);
+                let right = Right { start: queries.as_ptr(), depth: d };
+                rows_times::<S, M>(s, left, count, right, Sums { start: scores.as_mut_ptr(), add: false });
                 let all_see = key + count <= first + 1 && key >= self.shape.first_seen(last);
                 if !all_see {
                     self.mask(s, &state, key, &mut scores[..count * width]);
                 }
                 soften(s, &mut state, &mut scores[..count * width], out);
                 let left = Left { start: values, row: 1, step: d };
-                rows_times::<S, M>(s, left, d, scores.as_ptr(), count, out.as_mut_ptr(), true);
+                let right = Right { start: scores.as_ptr(), depth: count };
+                rows_times::<S, M>(s, left, d, right, Sums { start: out.as_mut_ptr(), add: true });
             }
         }
         self.write(s, &state, &rows, out);
@@ -176,26 +180,20 @@ fn soften<S: Simd>(s: S, state: &mut State<S::F>, scores: &mut [f32], out: &mut 
 /// # Safety
 /// As for [`multiply`].
 #[inline(always)]
-unsafe fn rows_times<S: Simd, const M: usize>(
-    s: S,
-    a: Left,
-    rows: usize,
-    b: *const f32,
-    depth: usize,
-    c: *mut f32,
-    accumulate: bool,
-) {
+unsafe fn rows_times<S: Simd, const M: usize>(s: S, a: Left, rows: usize, b: Right, c: Sums) {
     let (width, mut row) = (2 * S::LANES, 0);
     // SAFETY: promised by the caller.
     unsafe {
-        let from = |row: usize| Left { start: a.start.add(row * a.row), ..a };
-        while row + M <= rows {
-            multiply::<S, M, 2>(s, from(row), b, depth, c.add(row * width), accumulate);
-            row += M;
-        }
         while row < rows {
-            multiply::<S, 1, 2>(s, from(row), b, depth, c.add(row * width), accumulate);
-            row += 1;
+            let a = Left { start: a.start.add(row * a.row), ..a };
+            let c = Sums { start: c.start.add(row * width), ..c };
+            row += if row + M <= rows {
+                multiply::<S, M, 2>(s, a, b, c);
+                M
+            } else {
+                multiply::<S, 1, 2>(s, a, b, c);
+                1
+            };
         }
     }
 }

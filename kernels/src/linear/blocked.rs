@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::Product;
 use crate::dequantize::Widen;
 use crate::memory::{Disjoint, Scratch};
-use crate::microkernel::{Left, multiply};
+use crate::microkernel::{Left, Right, Sums, multiply};
 use crate::pool::pool;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -117,7 +117,10 @@ impl Tile<'_> {
                     let left = Left { start: tile[first * depth..].as_ptr(), row: depth, step: 1 };
                     // SAFETY: `tile` holds `padded` lines of `depth` values, the panel as many rows of
                     // `width = V * LANES`, and `sums` `M` of them.
-                    unsafe { multiply::<S, M, V>(s, left, right, depth, sums.as_mut_ptr(), begin > 0) };
+                    unsafe {
+                        let sums = Sums { start: sums.as_mut_ptr(), add: begin > 0 };
+                        multiply::<S, M, V>(s, left, Right { start: right, depth }, sums);
+                    }
                     if columns.end == k {
                         self.write(s, sums, panel, first..self.rows.len().min(first + M));
                     }

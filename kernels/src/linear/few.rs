@@ -1,4 +1,7 @@
 //! Few rows of activations: the weights are read once and dequantised in registers.
+//!
+//! Cuts the weight rows into tasks and those into blocks that fit the registers. Knows nothing of how a storage is
+//! read: `rows` does. The parent decides how many rows are few.
 
 use std::ops::Range;
 

@@ -19,6 +19,7 @@ use crate::weight::Weight;
 ///
 /// # Errors
 /// [`ShapeError`] when a size disagrees; `out` is then untouched.
+#[expect(clippy::too_many_arguments, reason = "a product's operands, each with its size")]
 pub fn linear(
     x: &[f32],
     rows: usize,

@@ -1,4 +1,7 @@
 //! Activations in the order the few-row loops want them.
+//!
+//! Reordering them once is cheap, and saves reordering every weight. Knows no weights but their bits and group;
+//! `few` decides when to prepare, `rows` reads the result.
 
 use crate::memory::Scratch;
 use crate::simd::{Kernel, Simd};

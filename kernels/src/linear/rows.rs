@@ -1,4 +1,7 @@
 //! Dot products of a few rows of activations with a few rows of weights, one implementation a storage.
+//!
+//! The loops that decide decode speed: sums and weights stay in registers, activations in the first-level
+//! cache. Checks nothing and knows no threads: `few` does.
 
 #![allow(clippy::needless_range_loop, reason = "the loops run over several arrays of registers side by side")]
 
@@ -73,7 +76,7 @@ impl AffineRows {
 pub(super) struct Nibbles<const GROUP: usize>(pub(super) AffineRows);
 
 impl<const GROUP: usize> Nibbles<GROUP> {
-    /// Adds `scales * (words . x)` to `out`, for eight vectors of activations at `x`.
+    /// Adds `scale * (word . x)` to `out` for each word and its scale, and eight vectors of activations at `x`.
     ///
     /// # Safety
     /// `R` rows of eight vectors can be read at `x`, `stride` apart.
@@ -81,8 +84,7 @@ impl<const GROUP: usize> Nibbles<GROUP> {
     unsafe fn chunk<S: Simd, const R: usize, const W: usize>(
         &self,
         s: S,
-        mut words: [S::U; W],
-        scales: [S::F; W],
+        mut words: [(S::U, S::F); W],
         x: *const f32,
         out: &mut [[S::F; R]; W],
     ) {
@@ -94,8 +96,8 @@ impl<const GROUP: usize> Nibbles<GROUP> {
                 *right = unsafe { s.load(x.add(r * self.0.stride + j * S::LANES)) };
             }
             for w in 0..W {
-                let q = s.low_nibble(words[w]);
-                words[w] = s.drop_nibble(words[w]);
+                let q = s.low_nibble(words[w].0);
+                words[w].0 = s.drop_nibble(words[w].0);
                 for r in 0..R {
                     sums[w][r] = if j == 0 { s.mul(q, right[r]) } else { s.fma(q, right[r], sums[w][r]) };
                 }
@@ -103,7 +105,7 @@ impl<const GROUP: usize> Nibbles<GROUP> {
         }
         for w in 0..W {
             for r in 0..R {
-                out[w][r] = s.fma(scales[w], sums[w][r], out[w][r]);
+                out[w][r] = s.fma(words[w].1, sums[w][r], out[w][r]);
             }
         }
     }
@@ -129,33 +131,32 @@ impl<const GROUP: usize> WeightRows for Nibbles<GROUP> {
             let x = rows.x.add(x_row * rows.stride);
             let packed = rows.packed.add(first * rows.words);
             let scales = rows.scales.add(first * rows.groups);
-            let mut words = [s.load_words_first(packed, 0); W];
-            let mut factors = [s.splat(0.0); W];
+            let mut words = [(s.load_words_first(packed, 0), s.splat(0.0)); W];
             for c in 0..full {
                 for w in 0..W {
                     let at = packed.add(w * rows.words + c * S::LANES);
                     s.prefetch(at.cast::<u8>().wrapping_add(AHEAD));
-                    words[w] = s.load_words(at);
-                    factors[w] = s.spread(scales.add(w * rows.groups + c * chunk / GROUP), spread);
+                    words[w].0 = s.load_words(at);
+                    words[w].1 = s.spread(scales.add(w * rows.groups + c * chunk / GROUP), spread);
                 }
-                self.chunk(s, words, factors, x.add(c * chunk), &mut out);
+                self.chunk(s, words, x.add(c * chunk), &mut out);
             }
             if rest > 0 && full > 0 {
                 for w in 0..W {
-                    words[w] = s.load_words(packed.add((w + 1) * rows.words - S::LANES));
-                    factors[w] = s.spread(scales.add((w + 1) * rows.groups - spread), spread);
+                    words[w].0 = s.load_words(packed.add((w + 1) * rows.words - S::LANES));
+                    words[w].1 = s.spread(scales.add((w + 1) * rows.groups - spread), spread);
                 }
-                self.chunk(s, words, factors, x.add(full * chunk), &mut out);
+                self.chunk(s, words, x.add(full * chunk), &mut out);
             } else if rest > 0 {
                 let mut left = [[0.0; 4]; W];
                 for w in 0..W {
-                    words[w] = s.load_words_first(packed.add(w * rows.words), rest);
+                    words[w].0 = s.load_words_first(packed.add(w * rows.words), rest);
                     for group in 0..rows.groups {
                         left[w][group] = *scales.add(w * rows.groups + group);
                     }
-                    factors[w] = s.spread(left[w].as_ptr(), spread);
+                    words[w].1 = s.spread(left[w].as_ptr(), spread);
                 }
-                self.chunk(s, words, factors, x, &mut out);
+                self.chunk(s, words, x, &mut out);
             }
             sums(s, &out)
         }

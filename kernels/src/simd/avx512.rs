@@ -1,4 +1,6 @@
 //! AVX-512: 16 lanes.
+//!
+//! Masks make the ends of rows cheap, and one permutation turns 4-bit values into floats. Detection is in `level`.
 
 use std::arch::x86_64::*;
 

@@ -1,4 +1,6 @@
 //! NEON: 4 lanes.
+//!
+//! Every AArch64 CPU this runs on has it; `level` asks all the same.
 
 use std::arch::aarch64::*;
 use std::arch::asm;

@@ -1,4 +1,6 @@
 //! Plain Rust over four lanes, which the compiler maps to whatever every CPU of the architecture has.
+//!
+//! The reference the other sets are read against, and the fallback for CPUs without them. Contains no intrinsic.
 
 use half::{bf16, f16};
 
