@@ -133,3 +133,55 @@ fn a_prompt_can_be_piped() {
     command.args(["generate", "--device", "cpu", "-n", "12", "-m", &smollm2()]);
     assert_eq!(fed(&mut command, &[CAPITAL]).out, [answer(CAPITAL)]);
 }
+
+/// Sends Ctrl-C once the program has begun to answer.
+#[cfg(unix)]
+fn interrupt(child: &mut std::process::Child) -> impl std::io::Read + use<> {
+    use std::io::Read;
+    let mut output = child.stdout.take().expect("its output is piped");
+    output.read_exact(&mut [0]).expect("the answer begins");
+    support::signal("INT", child.id());
+    output
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_prompt_is_a_failure() {
+    let mut command = mlxcel();
+    command.args([
+        "generate",
+        "--device",
+        "cpu",
+        "--ignore-eos",
+        "-n",
+        "5000",
+        "-p",
+        CAPITAL,
+        "-m",
+        &smollm2(),
+    ]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mlxcel starts");
+    let _output = interrupt(&mut child);
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(text(&ended.stderr).lines().last(), Some("error: interrupted"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_answer_does_not_end_the_conversation() {
+    use std::io::Read;
+    let mut command = mlxcel();
+    command.args(["run", "--device", "cpu", "--ignore-eos", "-n", "5000", "-m", &smollm2()]);
+    let state = TempDir::new().expect("a directory");
+    command.env("MLXCEL_STATE_DIR", state.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("mlxcel starts");
+    let mut input = child.stdin.take().expect("its input is piped");
+    writeln!(input, "{CAPITAL}").expect("it reads");
+    let mut output = interrupt(&mut child);
+    write!(input, "/stats\n/quit\n").expect("it reads");
+    output.read_to_end(&mut Vec::new()).expect("it ends");
+    let ended = child.wait_with_output().expect("it ends");
+    assert!(ended.status.success());
+    assert!(prompt_tokens(text(&ended.stderr).trim()) > 0);
+}

@@ -163,7 +163,7 @@ fn a_configuration_that_cannot_be_read() {
 
 #[test]
 fn a_model_directory_that_does_not_exist() {
-    assert_snapshot!(failure(mlxcel().args(["generate", "-p", "x", "-m", "./no/such/model"])), @"error: no such model path: ./no/such/model");
+    assert_snapshot!(failure(mlxcel().args(["generate", "-p", "x", "-m", "./no/such/model"])), @"error: no such model path: ./no/such/model; check it, or give owner/name or an alias");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// No file or directory has this path.
-    #[error("no such model path: {}", path.display())]
+    #[error("no such model path: {}; check it, or give owner/name or an alias", path.display())]
     NoSuchPath {
         /// The path asked for.
         path: PathBuf,

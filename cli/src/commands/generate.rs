@@ -27,7 +27,7 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<()> {
         println!();
         eprintln!("{}", speed(&answer.finish));
     }
-    Ok(())
+    answer.expect_whole()
 }
 
 /// A request for a single message, or for plain text without the chat template.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use mlxcel_engine::{Engine, Event, Finish, Request};
+use mlxcel_engine::{Engine, Event, Finish, FinishReason, Request};
 use tokio::sync::mpsc;
 
 /// What a request produced.
@@ -11,6 +11,16 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) token_ids: Vec<u32>,
     pub(crate) finish: Finish,
+}
+
+impl Answer {
+    /// An error where Ctrl-C ended it early, so that scripts stop too.
+    pub(crate) fn expect_whole(&self) -> Result<()> {
+        match self.finish.reason {
+            FinishReason::Cancelled => anyhow::bail!("interrupted"),
+            FinishReason::Stop | FinishReason::Length => Ok(()),
+        }
+    }
 }
 
 /// Runs `request` to its end, giving each piece of text to `on_text` as it comes.

@@ -17,9 +17,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let engine = load_model(&args.model).await?;
     if let Some(text) = &args.prompt {
         let request = request(text, &args.options, args.sampling.params());
-        generate(engine.as_ref(), request, &mut print_now).await?;
+        let answer = generate(engine.as_ref(), request, &mut print_now).await?;
         println!();
-        return Ok(());
+        return answer.expect_whole();
     }
     let mut repl = Repl::open(state_dir().ok().map(|dir| dir.join("history.txt")))?;
     if std::io::stdin().is_terminal() {
