@@ -209,3 +209,15 @@ fn memory_figures_move_with_the_arrays() {
     assert!(memory::active().expect("bytes") >= 4 << 20);
     assert!(memory::peak().expect("bytes") >= 4 << 20);
 }
+
+#[test]
+fn work_follows_the_default_stream() {
+    let device = default_device().expect("a device");
+    let stream = Stream::new(device).expect("a stream");
+    stream.make_default().expect("set");
+    assert_eq!(Stream::default_of(device).expect("a stream"), stream);
+    let sum = floats(&[2]).add(&floats(&[2])).expect("a sum");
+    async_eval(&[&sum]).expect("started");
+    stream.synchronize().expect("idle");
+    assert_eq!(sum.to_vec::<f32>().expect("values"), [0.0, 2.0]);
+}

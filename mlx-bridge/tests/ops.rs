@@ -210,3 +210,32 @@ fn a_sink_takes_its_share_of_attention() {
     let sinks = array(&[0.0], &[1]);
     assert_values(fast::attention_with_sinks([&q, &q, &v], 1.0, Mask::None, &sinks), &[1.0, 2.0]);
 }
+
+#[test]
+fn gathered_products_take_each_rows_own_matrix() {
+    let w =
+        random::normal(&[3, 64, 8], Dtype::Float32, Some(&random::key(1).expect("a key"))).expect("weights");
+    let x =
+        random::normal(&[2, 1, 64], Dtype::Float32, Some(&random::key(2).expect("a key"))).expect("input");
+    let experts = Array::from_slice(&[2u32, 0], &[2]).expect("experts");
+    let slow = x.matmul(&w.take(&experts, 0).expect("matrices")).expect("a product");
+    let worst = |fast: Result<Array>, slow: &Array| {
+        let difference = fast.and_then(|fast| fast.subtract(slow)?.abs()?.max(&[0, 1, 2], false));
+        difference.and_then(|d| d.item::<f32>()).expect("a number")
+    };
+    assert!(worst(x.gather_mm(&w, &experts), &slow) < 2e-2);
+
+    let layout = QuantizedLayout::affine(8, 64);
+    let q = Quantized::quantize(&w.transpose(&[0, 2, 1]).expect("rows"), layout).expect("quantised");
+    let chosen = q.dequantize().and_then(|d| d.take(&experts, 0)?.transpose(&[0, 2, 1])).expect("matrices");
+    let slow = x.matmul(&chosen).expect("a product");
+    assert!(worst(q.gather_matmul(&x, &experts), &slow) < 2e-2);
+}
+
+#[test]
+fn convolution_slides_along_the_length() {
+    let x = array(&[1.0, 2.0, 3.0, 4.0], &[1, 4, 1]);
+    let w = array(&[1.0, 10.0], &[1, 2, 1]);
+    assert_values(x.conv1d(&w, 1, 0, 1), &[21.0, 32.0, 43.0]);
+    assert_values(x.conv1d(&w, 2, 1, 1), &[10.0, 32.0, 4.0]);
+}
