@@ -50,6 +50,13 @@ pub(super) fn advance(engine: &mut EngineThread) {
     }
 }
 
+/// Waits for the step that still runs. Its arrays must not be dropped before: MLX writes to them.
+pub(super) fn settle(engine: &mut EngineThread) {
+    if let Some(step) = engine.launched.take() {
+        read(engine, step);
+    }
+}
+
 type LaunchError = (Vec<SequenceId>, mlxcel_mlx_bridge::Error);
 
 fn launch(

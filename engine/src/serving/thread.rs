@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::command::{Command, SharedState, Start};
 use super::sequence::Sequence;
-use super::step::{Launched, advance};
+use super::step::{Launched, advance, settle};
 use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
 use crate::kv::KvCache;
@@ -146,6 +146,7 @@ impl EngineThread {
             }
             self.publish();
         }
+        settle(&mut self);
         let now = Instant::now();
         for sequence in self.sequences.values_mut() {
             sequence.cancel(now);
@@ -155,8 +156,7 @@ impl EngineThread {
     /// Handles what has arrived, waiting when there is nothing else to do; false when all handles are gone.
     fn take_commands(&mut self) -> bool {
         if self.sequences.is_empty() {
-            // What still runs was for sequences that have ended.
-            self.launched = None;
+            settle(self);
             match self.commands.recv() {
                 Ok(command) => self.handle(command),
                 Err(_) => return false,
