@@ -64,24 +64,22 @@ fn a_killed_node_costs_its_streams_an_error_and_everyone_else_nothing() {
     // Two streams on each node, past their first token.
     let begun: Vec<Events> = (0..4)
         .map(|_| {
-            let mut stream = cluster.stream(&long_answer(160));
+            let mut stream = cluster.stream(&long_answer(200));
             stream.first_text();
             stream
         })
         .collect();
-    eventually("the streams are shared equally", || {
-        cluster.requests_on("first") == 2 && cluster.requests_on("second") == 2
-    });
-    // Two more on each, busy with their prompts.
+    assert_eq!((cluster.in_flight("first"), cluster.in_flight("second")), (2, 2));
+    // Two more on each, busy with their prompts, unless the machine is very fast.
     let prompt = "The keeper climbed the stairs and lit the lamp. ".repeat(40);
-    let waiting: Vec<_> = (0..4)
+    let later: Vec<_> = (0..4)
         .map(|_| {
             let (address, body) = (cluster.address.clone(), question(&prompt, 4));
             thread::spawn(move || Events::post(&address, "/v1/chat/completions", &body).end())
         })
         .collect();
     eventually("every request is on a node", || {
-        cluster.requests_on("first") == 4 && cluster.requests_on("second") == 4
+        cluster.in_flight("first") == 4 || later.iter().any(|it| it.is_finished())
     });
 
     first.kill();
@@ -91,8 +89,12 @@ fn a_killed_node_costs_its_streams_an_error_and_everyone_else_nothing() {
     assert_eq!((done.len(), lost.len()), (2, 2), "{begun:?}");
     done.into_iter().for_each(assert_done);
     lost.into_iter().for_each(assert_clean_error);
-    for stream in waiting {
-        assert_done(&stream.join().expect("it ends"));
+    for stream in later {
+        match stream.join().expect("it ends") {
+            // Its first token had come.
+            end @ End::Error(..) if end.has_text() => assert_clean_error(&end),
+            end => assert_done(&end),
+        }
     }
     eventually("the killed node's worker is gone", || !is_running(worker));
 }

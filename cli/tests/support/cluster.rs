@@ -87,6 +87,12 @@ impl Cluster {
         worker.expect("just seen")
     }
 
+    /// Requests the router has on the node.
+    pub(crate) fn in_flight(&self, name: &str) -> u64 {
+        let node = self.health_of(name).expect("the node is connected");
+        node["in_flight"].as_u64().expect("a count")
+    }
+
     /// Requests the node's worker has, running or waiting.
     pub(crate) fn requests_on(&self, name: &str) -> u64 {
         let node = self.health_of(name).expect("the node is connected");

@@ -46,6 +46,14 @@ pub(crate) enum End {
     Broken(String),
 }
 
+impl End {
+    /// Whether any text came before it.
+    pub(crate) fn has_text(&self) -> bool {
+        let (Self::Done(text) | Self::Error(text, _) | Self::Broken(text)) = self;
+        !text.is_empty()
+    }
+}
+
 impl Events {
     /// Posts a request with `"stream": true` and waits for the beginning of its answer.
     pub(crate) fn post(address: &str, path: &str, body: &Value) -> Self {
