@@ -36,7 +36,7 @@ impl Model {
         let mut delta: Option<Array> = None;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let normed = self.advance(&mut hidden, delta.take(), &layer.mixer_norm)?;
-            let mixed = self.attention(index, layer, &normed, &step, cache)?;
+            let mixed = self.attention(index, &normed, &step, cache)?;
             let normed = self.advance(&mut hidden, Some(mixed), &layer.feed_forward_norm)?;
             delta = Some(self.feed_forward(layer, &normed)?);
         }
@@ -64,12 +64,11 @@ impl Model {
     fn attention(
         &self,
         index: usize,
-        layer: &LayerWeights,
         x: &Array,
         step: &StepInputs,
         cache: &mut dyn KvCache,
     ) -> Result<Array> {
-        let weights = &layer.attention;
+        let weights = &self.weights.layers[index].attention;
         let shape = &weights.shape;
         let query = self.heads(x, &weights.query, shape.heads, weights)?;
         let key = self.heads(x, &weights.key, shape.kv_heads, weights)?;

@@ -21,6 +21,9 @@ pub enum WeightError {
         "cannot quantise to {0} bits in groups of {1}; bits are 2, 3, 4, 5, 6 or 8, groups 32, 64 or 128"
     )]
     Quantization(u32, u32),
+    /// The model is quantised as it is stored.
+    #[error("the model is already quantised ({0} has {1} bits); leave quantisation out, or take a model with float weights")]
+    AlreadyQuantized(String, u32),
     /// MLX refused.
     #[error(transparent)]
     Mlx(#[from] mlxcel_mlx_bridge::Error),
@@ -64,9 +67,10 @@ impl<'a> WeightSource<'a> {
     /// A matrix `[outputs, inputs]`.
     pub(crate) fn matrix(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
         match self.checkpoint.quantization().for_module(&linear.name) {
-            Some(quantization) if self.checkpoint.contains(&format!("{}.scales", linear.name)) => {
-                self.affine(linear, quantization)
+            Some(stored) if self.preparation.quantize.is_some() => {
+                Err(WeightError::AlreadyQuantized(linear.name.clone(), stored.bits))
             }
+            Some(stored) => self.affine(linear, stored),
             _ => self.dense(linear),
         }
     }

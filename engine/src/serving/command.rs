@@ -25,14 +25,20 @@ pub(super) struct Start {
 }
 
 /// The engine's state as anyone may read it at any time.
-#[derive(Default)]
 pub(super) struct SharedState {
+    pub(super) context_tokens: u32,
+    weight_bytes: u64,
     running: AtomicU32,
     waiting: AtomicU32,
     kv_bytes: AtomicU64,
 }
 
 impl SharedState {
+    pub(super) fn new(context_tokens: u32, weight_bytes: u64) -> Self {
+        let (running, waiting, kv_bytes) = Default::default();
+        Self { context_tokens, weight_bytes, running, waiting, kv_bytes }
+    }
+
     pub(super) fn publish(&self, running: usize, waiting: usize, kv_bytes: u64) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         self.running.store(count(running), Ordering::Relaxed);
@@ -40,13 +46,13 @@ impl SharedState {
         self.kv_bytes.store(kv_bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self, context_tokens: u32, weight_bytes: u64) -> EngineState {
+    pub(super) fn read(&self) -> EngineState {
         EngineState {
             running: self.running.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
             kv_bytes: self.kv_bytes.load(Ordering::Relaxed),
-            context_tokens,
-            weight_bytes,
+            context_tokens: self.context_tokens,
+            weight_bytes: self.weight_bytes,
         }
     }
 }

@@ -136,18 +136,10 @@ impl Loaded {
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
         let (commands, receiver) = mpsc::channel();
-        let state = Arc::new(SharedState::default());
+        let state = Arc::new(SharedState::new(self.context_tokens, self.weight_bytes));
         let codec = Arc::new(self.codec);
-        let handle = EngineHandle::new(
-            commands,
-            Arc::clone(&codec),
-            Arc::clone(&state),
-            self.context_tokens,
-            self.weight_bytes,
-        );
-        let cache = self.model.cache();
-        let thread =
-            EngineThread::new(self.model, cache, codec, self.limits, receiver, state, self.context_tokens);
+        let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
+        let thread = EngineThread::new(self.model, codec, self.limits, receiver, state);
         Ok((thread, handle))
     }
 }

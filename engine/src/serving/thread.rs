@@ -23,21 +23,12 @@ pub(super) struct EngineHandle {
     commands: Mutex<Option<Sender<Command>>>,
     codec: Arc<TextCodec>,
     state: Arc<SharedState>,
-    context_tokens: u32,
-    weight_bytes: u64,
     thread: Option<JoinHandle<()>>,
 }
 
 impl EngineHandle {
-    pub(super) fn new(
-        commands: Sender<Command>,
-        codec: Arc<TextCodec>,
-        state: Arc<SharedState>,
-        context_tokens: u32,
-        weight_bytes: u64,
-    ) -> Self {
-        let commands = Mutex::new(Some(commands));
-        Self { commands, codec, state, context_tokens, weight_bytes, thread: None }
+    pub(super) fn new(commands: Sender<Command>, codec: Arc<TextCodec>, state: Arc<SharedState>) -> Self {
+        Self { commands: Mutex::new(Some(commands)), codec, state, thread: None }
     }
 
     /// Makes dropping the handle wait for the thread.
@@ -82,7 +73,7 @@ impl Engine for EngineHandle {
     }
 
     fn state(&self) -> EngineState {
-        self.state.read(self.context_tokens, self.weight_bytes)
+        self.state.read()
     }
 }
 
@@ -107,34 +98,21 @@ pub(super) struct EngineThread {
     codec: Arc<TextCodec>,
     commands: Receiver<Command>,
     state: Arc<SharedState>,
-    context_tokens: u32,
     next: u64,
 }
 
 impl EngineThread {
     pub(super) fn new(
         model: Model,
-        cache: Box<dyn KvCache>,
         codec: Arc<TextCodec>,
         limits: SchedulerLimits,
         commands: Receiver<Command>,
         state: Arc<SharedState>,
-        context_tokens: u32,
     ) -> Self {
+        let cache = model.cache();
         let scheduler = Scheduler::new(limits);
         let sequences = BTreeMap::new();
-        Self {
-            model,
-            cache,
-            scheduler,
-            sequences,
-            launched: None,
-            codec,
-            commands,
-            state,
-            context_tokens,
-            next: 0,
-        }
+        Self { model, cache, scheduler, sequences, launched: None, codec, commands, state, next: 0 }
     }
 
     /// Works until every handle is gone, then cancels what is left.
@@ -189,7 +167,7 @@ impl EngineThread {
     fn start(&mut self, start: Start) {
         let name = SequenceId(self.next);
         self.next += 1;
-        let new = Sequence::new(start, &self.codec, name, self.context_tokens, Instant::now());
+        let new = Sequence::new(start, &self.codec, name, self.state.context_tokens, Instant::now());
         let Some((mut sequence, admission)) = new else { return };
         if let Err(error) = self.scheduler.add(admission) {
             return sequence.fail(GenerateError::Invalid(error.to_string()));

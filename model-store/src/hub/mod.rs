@@ -102,7 +102,7 @@ impl Hub {
             choice.files.iter().filter(|name| !cache.has(&info.sha, name)).cloned().collect();
         let fetches = missing.iter().map(|name| async {
             let file = self.describe(want, &info, name).await?;
-            self.fetch(want, cache, &info.sha, &file, progress).await
+            self.fetch(want, Snapshot { cache, commit: &info.sha }, &file, progress).await
         });
         futures::stream::iter(fetches).buffer_unordered(PARALLEL_FILES).try_collect::<Vec<()>>().await?;
         // The name of the revision comes last: nobody finds half a snapshot by it.
@@ -120,8 +120,7 @@ impl Hub {
     async fn fetch(
         &self,
         want: &HubRef,
-        cache: &RepoCache,
-        commit: &str,
+        Snapshot { cache, commit }: Snapshot<'_>,
         file: &RemoteFile,
         progress: &dyn Progress,
     ) -> Result<(), ResolveError> {
@@ -152,6 +151,13 @@ impl Hub {
     fn retry(&self) -> RetryPolicy {
         RetryPolicy { max_retries: self.options.max_retries, first_backoff: self.options.first_backoff }
     }
+}
+
+/// Where the files of one commit go.
+#[derive(Clone, Copy)]
+struct Snapshot<'a> {
+    cache: &'a RepoCache,
+    commit: &'a str,
 }
 
 impl Found {

@@ -64,20 +64,22 @@ impl Json {
             ValueKind::Number => out.push_str(&number(value)),
             ValueKind::String => self.write_string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
-                self.write_block(('[', ']'), items(value), depth, out, |item, out| {
-                    self.write(&item, depth + 1, out)
-                })?;
+                out.push('[');
+                self.write_items(items(value), depth, out, |item, out| self.write(&item, depth + 1, out))?;
+                out.push(']');
             }
             ValueKind::Map => {
                 let mut keys = items(value);
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.write_block(('{', '}'), keys, depth, out, |key, out| {
+                out.push('{');
+                self.write_items(keys, depth, out, |key, out| {
                     self.write_key(&key, out);
                     out.push_str(&self.key_separator);
                     self.write(&value.get_item(&key)?, depth + 1, out)
                 })?;
+                out.push('}');
             }
             kind => {
                 let message = format!("{kind} cannot be written as JSON");
@@ -87,9 +89,8 @@ impl Json {
         Ok(())
     }
 
-    fn write_block(
+    fn write_items(
         &self,
-        (open, close): (char, char),
         items: Vec<Value>,
         depth: usize,
         out: &mut String,
@@ -101,7 +102,6 @@ impl Json {
                 out.push_str(&indent.repeat(depth));
             }
         };
-        out.push(open);
         let empty = items.is_empty();
         for (index, item) in items.into_iter().enumerate() {
             if index > 0 {
@@ -113,7 +113,6 @@ impl Json {
         if !empty {
             line(depth, out);
         }
-        out.push(close);
         Ok(())
     }
 
