@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::steps::{self, Selection, Step};
-use crate::tools::{cargo_tool, check, output, python_with};
+use crate::tools::{cargo_tool, check, output, python_with, rust_component};
 use crate::{built_program, cargo, root, tidy};
 
 /// What to check.
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 }
 
 fn format() -> Result<()> {
+    rust_component("fmt", "rustfmt")?;
     check(Command::new(cargo()).args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")
 }
 
@@ -74,6 +75,7 @@ fn licences() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
+    rust_component("clippy", "clippy")?;
     check(Command::new(cargo()).args([
         "clippy",
         "--quiet",

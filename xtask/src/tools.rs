@@ -51,6 +51,15 @@ pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<()> {
     )
 }
 
+/// Makes sure that a component of the Rust toolchain exists, where rustup keeps the toolchain.
+pub(crate) fn rust_component(command: &str, component: &str) -> Result<()> {
+    if runs(Command::new(cargo()).args([command, "--version"])) {
+        return Ok(());
+    }
+    println!("    installing {component}");
+    check(Command::new("rustup").args(["component", "add", component]))
+}
+
 /// A Python with the packages of a requirements file, in an environment of its own.
 ///
 /// Made again whenever the file changes.

@@ -44,14 +44,7 @@ pub(crate) fn link_macos() -> Result<()> {
     let path = output(Command::new("sh").args(["-c", "printf %s \"$PATH\""]))?;
     let mut command = Command::new(bin.join("cargo-zigbuild"));
     command
-        .args([
-            "zigbuild",
-            "-p",
-            "mlxcel",
-            "--no-default-features",
-            "--features",
-            "metal,distributed",
-        ])
+        .args(["zigbuild", "-p", "mlxcel", "--no-default-features", "--features", "metal,distributed"])
         .env("PATH", format!("{}:{path}", bin.display()))
         .env("CARGO", CARGO)
         .env("CARGO_PROFILE_DEV_STRIP", "none")
@@ -62,6 +55,10 @@ pub(crate) fn link_macos() -> Result<()> {
 fn for_target<'a>(command: &'a mut Command, target: &str) -> &'a mut Command {
     command
         .args(["-Zbuild-std=std,panic_abort", "--target", target])
+        // Nothing of it is run, so optimising it would be a waste.
+        .args(["--config", "profile.dev.opt-level=0", "--config", "profile.dev.debug=false"])
+        .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
+        .args(["--config", "profile.dev.package.mlxcel-kernels.opt-level=0"])
         .env("RUSTC", RUSTC)
         .env("RUSTC_BOOTSTRAP", "1")
         // Another compiler than the one that runs us: its artefacts stay apart.
