@@ -34,9 +34,7 @@ async fn next(events: &mut UnboundedReceiver<DiscoveryEvent>, id: Fingerprint) -
             }
         }
     };
-    timeout(Duration::from_secs(5), about)
-        .await
-        .expect("an event within five seconds")
+    timeout(Duration::from_secs(5), about).await.expect("an event within five seconds")
 }
 
 /// Waits until what is heard of `id` has this property: addresses arrive one after the other.
@@ -70,10 +68,7 @@ async fn peer_is_found_updated_and_lost() {
     assert_eq!(first.port(), 17411);
 
     let cluster = Some(Identity::generate().expect("identity").fingerprint());
-    let claimed = Announcement {
-        cluster,
-        ..said.clone()
-    };
+    let claimed = Announcement { cluster, ..said.clone() };
     speaker.update(&claimed).expect("announced");
     until(&mut events, said.id, |peer| peer.cluster == cluster).await;
 
@@ -97,10 +92,7 @@ async fn late_subscriber_hears_of_hosts_found_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn host_bound_to_loopback_announces_loopback_only() {
     let loopback = "127.0.0.1".parse().expect("address");
-    let said = Announcement {
-        addresses: vec![loopback],
-        ..announcement(Role::Node, "alpha", 17431)
-    };
+    let said = Announcement { addresses: vec![loopback], ..announcement(Role::Node, "alpha", 17431) };
     let listener = Discovery::start(announcement(Role::Router, "beta", 17430)).expect("started");
     let mut events = listener.events();
     let _speaker = Discovery::start(said.clone()).expect("started");
@@ -112,16 +104,7 @@ async fn host_bound_to_loopback_announces_loopback_only() {
 async fn update_that_would_make_it_another_host_is_refused() {
     let said = announcement(Role::Node, "alpha", 17441);
     let speaker = Discovery::start(said.clone()).expect("started");
-    let moved = Announcement {
-        port: 17442,
-        ..said
-    };
-    let refused = speaker
-        .update(&moved)
-        .expect_err("another port")
-        .to_string();
-    assert!(
-        refused.contains("must keep key, host name and port"),
-        "{refused}"
-    );
+    let moved = Announcement { port: 17442, ..said };
+    let refused = speaker.update(&moved).expect_err("another port").to_string();
+    assert!(refused.contains("must keep key, host name and port"), "{refused}");
 }

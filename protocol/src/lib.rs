@@ -4,7 +4,12 @@
 //! Knows nothing of who acts on a message; `node` and `router` do.
 
 /// Messages, clients and servers of package `mlxcel.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code; the .proto holds its documentation")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated code; the .proto holds its documentation"
+)]
 pub mod v1 {
     tonic::include_proto!("mlxcel.v1");
 }

@@ -22,7 +22,9 @@ pub enum WeightError {
     )]
     Quantization(u32, u32),
     /// The model is quantised as it is stored.
-    #[error("the model is already quantised ({0} has {1} bits); leave quantisation out, or take a model with float weights")]
+    #[error(
+        "the model is already quantised ({0} has {1} bits); leave quantisation out, or take a model with float weights"
+    )]
     AlreadyQuantized(String, u32),
     /// MLX refused.
     #[error(transparent)]
