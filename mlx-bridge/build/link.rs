@@ -32,7 +32,10 @@ fn arguments(mlx: &Mlx, target: &Target) -> Vec<String> {
         "windows" => Vec::new(),
         "macos" => vec![rpath(&here), rpath("@executable_path/../lib"), rpath("@loader_path")],
         // The CUDA build of MLX names NVIDIA's libraries, which the building host need not have.
+        // An rpath of the old kind is searched for what libmlx itself needs as well, so that an
+        // installed prefix can hold all of it in lib/.
         _ => vec![
+            "-Wl,--disable-new-dtags".into(),
             rpath(&here),
             rpath("$ORIGIN/../lib"),
             rpath("$ORIGIN"),

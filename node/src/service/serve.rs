@@ -87,6 +87,7 @@ impl Server {
         let service = NodeServer::new(session).max_decoding_message_size(LONGEST_REQUEST_BYTES);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+        builder.max_concurrent_streams(MAX_STREAMS);
         let service = TowerToHyperService::new(service);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -108,3 +109,5 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Prompts of a million tokens fit; a frame to a worker holds more.
 const LONGEST_REQUEST_BYTES: usize = 32 << 20;
+/// Requests of one router at a time; beyond the default of 200 they would wait without a word.
+const MAX_STREAMS: u32 = 4096;
