@@ -35,6 +35,7 @@ pub(crate) fn run(steps: &[Step], selection: &Selection) -> Result<()> {
         times.push(format!("{} {:.0} s", step.name, begun.elapsed().as_secs_f64()));
     }
     println!("==> passed in {:.0} s: {}", begun.elapsed().as_secs_f64(), times.join(", "));
+    println!("steps: {} passed, 0 failed", times.len());
     Ok(())
 }
 
