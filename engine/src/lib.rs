@@ -4,6 +4,7 @@
 //! Knows nothing of sockets or clusters. The `Engine` trait is what everything above relies on.
 
 mod api;
+pub mod blocks;
 pub mod checkpoint;
 pub mod decoder;
 mod device;
