@@ -223,3 +223,54 @@ fn a_converted_model_answers_as_its_source() {
     assert_eq!(ours["token_ids"], theirs["token_ids"]);
     assert_eq!(ours["text"], theirs["text"]);
 }
+
+/// The names of a trace's events, and the array itself.
+fn trace_events(path: &std::path::Path) -> (std::collections::BTreeSet<String>, Value) {
+    let events = json(&std::fs::read_to_string(path).expect("the trace was written"));
+    let of = |event: &Value| event["name"].as_str().expect("every event has a name").to_owned();
+    (events.as_array().expect("an array").iter().map(of).collect(), events)
+}
+
+#[test]
+fn a_trace_shows_each_part_of_each_step() {
+    let (tiny, dir) = (Tiny::new(), TempDir::new().expect("a directory"));
+    let path = dir.path().join("trace.json");
+    let mut command = mlxcel();
+    command.args(["generate", "--device", "cpu", "--no-chat-template", "--ignore-eos", "-n", "4"]);
+    succeed(command.args(["-p", "w1 w2", "-m"]).arg(tiny.path()).arg("--trace").arg(&path));
+    let (names, events) = trace_events(&path);
+    for name in ["plan", "build", "wait", "read", "detokenise", "load"] {
+        assert!(names.contains(name), "{name} is not in {names:?}");
+    }
+    let planned = events.as_array().into_iter().flatten().filter(|event| event["name"] == "plan");
+    let tokens: u64 = planned.filter_map(|event| event["args"]["tokens"].as_u64()).sum();
+    assert_eq!(tokens, 2 + 3, "two of the prompt, and every generated one but the last");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_server_that_is_asked_to_end_leaves_a_whole_trace_of_its_worker() {
+    let (tiny, dir) = (Tiny::new(), TempDir::new().expect("a directory"));
+    let [path, state] = ["trace.json", "state"].map(|name| dir.path().join(name).display().to_string());
+    let model = tiny.path().display().to_string();
+    let mut server = support::Server::start(&[
+        "serve",
+        "-m",
+        &model,
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        "--state-dir",
+        &state,
+        "--trace",
+        &path,
+    ]);
+    let address = support::http::address_in(&server.wait_for("http://"));
+    let body = serde_json::json!({"model": model, "prompt": "w1 w2", "max_tokens": 3, "temperature": 0});
+    let (status, answer) = support::http::json(&address, "POST", "/v1/completions", &body);
+    assert_eq!(status, 200, "{answer}");
+    server.terminate();
+    assert_eq!(server.wait(), Some(0));
+    assert!(trace_events(std::path::Path::new(&path)).0.contains("wait"));
+}

@@ -3,9 +3,12 @@
 //! Promises only. `model::MlxEngine` keeps them with real weights, `toy::ToyEngine` with a
 //! deterministic toy for tests of nodes and routers. Threads and scheduling are the engine's own.
 
-use crate::request::{Event, Request};
+use std::sync::Arc;
 
-/// Receives the events of one request, in order, on the engine's thread; must not block.
+use crate::request::{Event, Request};
+use crate::trace::Trace;
+
+/// Receives the events of one request, in order, on a thread of the engine's; must not block.
 pub type EventSink = Box<dyn FnMut(Event) + Send>;
 
 /// One loaded model that turns requests into tokens.
@@ -46,6 +49,8 @@ pub struct LoadOptions {
     pub context_tokens: Option<u32>,
     /// Most sequences in one step; a default fitting the device when absent.
     pub max_sequences: Option<u32>,
+    /// Where to note what each step does; several engines may share one.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// Which device an engine runs on.

@@ -17,6 +17,7 @@ pub mod schedule;
 mod serving;
 pub mod text;
 pub mod toy;
+mod trace;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
 pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo};
@@ -25,3 +26,4 @@ pub use request::{
     ChatPrompt, Event, Finish, FinishReason, GenerateError, Limits, Prompt, Request, SamplingParams,
 };
 pub use serving::{LoadError, load};
+pub use trace::Trace;

@@ -6,7 +6,7 @@ mod model;
 mod network;
 mod sampling;
 
-pub(crate) use model::{LoadingArgs, ModelArgs, PromptArgs, parse_device};
+pub(crate) use model::{LoadingArgs, ModelArgs, PromptArgs, TraceArgs, parse_device};
 pub(crate) use network::{ClusterArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs};
 pub(crate) use sampling::SamplingArgs;
 
@@ -68,6 +68,8 @@ pub(crate) struct RunArgs {
     pub(crate) options: PromptArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
 }
 
 /// `mlxcel generate`.
@@ -85,6 +87,8 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object with text, token ids and timings instead of the text.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
 }
 
 /// `mlxcel download`.

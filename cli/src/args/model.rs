@@ -1,7 +1,10 @@
 //! Which model, on which device, and the options of a prompt.
 
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::Args;
-use mlxcel_engine::{DeviceChoice, Limits, LoadOptions, Quantization};
+use mlxcel_engine::{DeviceChoice, Limits, LoadOptions, Quantization, Trace};
 
 /// Which model to load, and how, for one engine in this process.
 #[derive(Debug, Clone, Args)]
@@ -28,6 +31,35 @@ pub(crate) struct LoadingArgs {
     /// Longest prompt plus output in tokens; 0 for the model's own limit.
     #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) ctx_size: u32,
+}
+
+/// Where to note what the engine does.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TraceArgs {
+    /// Write when each part of each step began and ended to FILE, for Perfetto or chrome://tracing.
+    /// With several devices one file each, such as trace.gpu-1.json.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+}
+
+impl TraceArgs {
+    /// Creates the file, if one is wanted.
+    pub(crate) fn create(&self) -> Result<Option<Trace>> {
+        let create = |path: &PathBuf| {
+            Trace::create(path).with_context(|| format!("cannot write the trace to {}", path.display()))
+        };
+        self.trace.as_ref().map(create).transpose()
+    }
+
+    /// The file of one of several devices.
+    pub(crate) fn of_device(&self, device: &str) -> Option<PathBuf> {
+        let path = self.trace.as_ref()?;
+        let device = device.replace(':', "-");
+        Some(match path.extension() {
+            Some(extension) => path.with_extension(format!("{device}.{}", extension.to_string_lossy())),
+            None => path.with_extension(device),
+        })
+    }
 }
 
 impl ModelArgs {
@@ -91,6 +123,13 @@ pub(crate) fn checked_device(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_of_several_devices_has_a_trace_of_its_own() {
+        let of = |file: &str, device| TraceArgs { trace: Some(file.into()) }.of_device(device);
+        assert_eq!(of("out/trace.json", "gpu:1"), Some("out/trace.gpu-1.json".into()));
+        assert_eq!(of("trace", "gpu:0"), Some("trace.gpu-0".into()));
+    }
 
     #[test]
     fn devices_are_parsed_or_refused_with_the_choices() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::Args;
 
 use super::model::checked_device;
-use super::{LoadingArgs, ModelArgs};
+use super::{LoadingArgs, ModelArgs, TraceArgs};
 
 /// Who is in the cluster.
 #[derive(Debug, Clone, Args)]
@@ -76,6 +76,8 @@ pub(crate) struct NodeArgs {
     pub(crate) device: String,
     #[command(flatten)]
     pub(crate) loading: LoadingArgs,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
     /// Take whole requests only, never a part of a distributed one.
     #[arg(long)]
     pub(crate) standalone: bool,
@@ -101,6 +103,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DIR", env = "MLXCEL_STATE_DIR")]
     pub(crate) state_dir: Option<std::path::PathBuf>,
     #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+    #[command(flatten)]
     pub(crate) http: HttpArgs,
 }
 
@@ -113,4 +117,6 @@ pub(crate) struct WorkerArgs {
     /// Index under which the device is reported.
     #[arg(long, default_value_t = 0)]
     pub(crate) index: u32,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
 }

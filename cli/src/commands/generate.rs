@@ -15,7 +15,7 @@ pub(crate) async fn run(args: GenerateArgs) -> Result<()> {
         Some(text) => text,
         None => read_standard_input()?,
     };
-    let engine = load_model(&args.model).await?;
+    let engine = load_model(&args.model, &args.trace).await?;
     let request = request(&text, &args.options, args.sampling.params());
     let quiet = args.json;
     let answer =

@@ -1,12 +1,13 @@
 //! From a model's name to its files, and to a running engine.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use mlxcel_engine::{Engine, load};
+use mlxcel_engine::{Engine, LoadOptions, load};
 use mlxcel_model_store::{ModelRef, Store, StoreOptions, TerminalProgress};
 
-use crate::args::ModelArgs;
+use crate::args::{ModelArgs, TraceArgs};
 use crate::terminal::Progress;
 
 /// The store this user's environment names.
@@ -22,9 +23,10 @@ pub(crate) async fn resolve(model: &str) -> Result<PathBuf> {
 }
 
 /// A running engine for the model.
-pub(crate) async fn load_model(args: &ModelArgs) -> Result<Box<dyn Engine>> {
+pub(crate) async fn load_model(args: &ModelArgs, trace: &TraceArgs) -> Result<Box<dyn Engine>> {
+    let trace = trace.create()?.map(Arc::new);
     let path = resolve(&args.model).await?;
-    let options = args.load_options();
+    let options = LoadOptions { trace, ..args.load_options() };
     let loading = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::new();
         let engine =

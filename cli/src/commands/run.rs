@@ -14,7 +14,7 @@ use crate::args::RunArgs;
 use crate::terminal::{HELP, Input, Repl};
 
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
-    let engine = load_model(&args.model).await?;
+    let engine = load_model(&args.model, &args.trace).await?;
     if let Some(text) = &args.prompt {
         let request = request(text, &args.options, args.sampling.params());
         let answer = generate(engine.as_ref(), request, &mut print_now).await?;

@@ -3,10 +3,12 @@
 //! Turns arguments into options, waits for the wish to end, and drains. A line on standard output
 //! says where each listens; everything else is logged.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +22,9 @@ use mlxcel_node::{Node, NodeOptions, RunningNode, WorkerProgram};
 use mlxcel_protocol::v1::{LoadModelRequest, load_progress};
 use mlxcel_router::{Router, RouterOptions};
 
-use crate::args::{ClusterArgs, LoadingArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs, parse_device};
+use crate::args::{
+    ClusterArgs, LoadingArgs, NodeArgs, RouterArgs, ServeArgs, TraceArgs, WorkerArgs, parse_device,
+};
 use crate::sys::Shutdown;
 use crate::terminal::Progress;
 
@@ -57,7 +61,7 @@ pub(crate) async fn node(args: NodeArgs) -> Result<()> {
     options.listen = SocketAddr::new(args.host, args.port);
     let load = |model: &String| load_request(model, args.alias.clone(), &args.loading);
     options.models = args.model.iter().map(load).collect();
-    options.workers = worker_programs(&args.device)?;
+    options.workers = worker_programs(&args.device, &args.trace)?;
     options.standalone |= args.standalone;
     options.token = args.cluster.token;
     options.join = args.cluster.join;
@@ -83,7 +87,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     options.mdns = false;
     let mut node_options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
     node_options.listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-    node_options.workers = worker_programs(&args.model.device)?;
+    node_options.workers = worker_programs(&args.model.device, &args.trace)?;
     node_options.mdns = false;
     let router = Router::start(options.clone()).await?;
     node_options.join = vec![router.control_addr().to_string()];
@@ -108,7 +112,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
 pub(crate) fn worker(args: &WorkerArgs) -> Result<ExitCode> {
     let device = parse_device(&args.device).map_err(anyhow::Error::msg)?;
     let loader = MlxLoader::new(device)?;
-    let options = WorkerOptions { device_index: args.index, device, max_sequences: None };
+    let trace = args.trace.create()?.map(Arc::new);
+    let options = WorkerOptions { device_index: args.index, device, max_sequences: None, trace };
     Ok(run_process(options, Box::new(loader)))
 }
 
@@ -140,7 +145,7 @@ fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadM
 }
 
 /// What to run for each device: this program, as a worker.
-fn worker_programs(device: &str) -> Result<Vec<WorkerProgram>> {
+fn worker_programs(device: &str, trace: &TraceArgs) -> Result<Vec<WorkerProgram>> {
     let program = std::env::current_exe().context("cannot find this program's own path")?;
     let devices = match device {
         "auto" => match Device::count()? {
@@ -152,9 +157,13 @@ fn worker_programs(device: &str) -> Result<Vec<WorkerProgram>> {
             vec![one.to_owned()]
         }
     };
-    let worker = |(index, device): (usize, String)| WorkerProgram {
-        program: program.clone(),
-        args: ["worker", "--index", &index.to_string(), "--device", &device].map(Into::into).to_vec(),
+    let several = devices.len() > 1;
+    let worker = |(index, device): (usize, String)| {
+        let mut args: Vec<OsString> =
+            ["worker", "--index", &index.to_string(), "--device", &device].map(Into::into).to_vec();
+        let trace = if several { trace.of_device(&device) } else { trace.trace.clone() };
+        args.extend(trace.into_iter().flat_map(|file| ["--trace".into(), file.into_os_string()]));
+        WorkerProgram { program: program.clone(), args }
     };
     Ok(devices.into_iter().enumerate().map(worker).collect())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use super::command::SharedState;
+use super::delivery::TraceRows;
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -16,6 +17,7 @@ use crate::device::{Device, DeviceError};
 use crate::families::{self, FamilyError};
 use crate::schedule::SchedulerLimits;
 use crate::text::{TextCodec, TextError};
+use crate::trace::Trace;
 
 /// Most sequences in one step, unless the options say otherwise.
 const DEFAULT_MAX_SEQUENCES: u32 = 16;
@@ -109,6 +111,7 @@ struct Loaded {
     context_tokens: u32,
     limits: SchedulerLimits,
     weight_bytes: u64,
+    trace: Option<TraceRows>,
 }
 
 impl Loaded {
@@ -131,7 +134,8 @@ impl Loaded {
         let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES) as usize;
         let kv_tokens = kv_tokens(&model, &device, weight_bytes, max_sequences * context_tokens as usize);
         let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, kv_tokens };
-        Ok(Self { model, codec, context_tokens, limits, weight_bytes })
+        let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
+        Ok(Self { model, codec, context_tokens, limits, weight_bytes, trace })
     }
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
@@ -139,9 +143,17 @@ impl Loaded {
         let state = Arc::new(SharedState::new(self.context_tokens, self.weight_bytes));
         let codec = Arc::new(self.codec);
         let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
-        let thread = EngineThread::new(self.model, codec, self.limits, receiver, state);
+        let thread = EngineThread::new((self.model, codec), self.limits, receiver, state, self.trace)
+            .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
         Ok((thread, handle))
     }
+}
+
+/// Rows named after the model, for its two threads.
+fn trace_rows(trace: &Arc<Trace>, path: &Path) -> TraceRows {
+    let model = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let row = |of: &str| trace.track(&format!("{model}: {of}"));
+    TraceRows { trace: Arc::clone(trace), steps: row("steps"), delivery: row("delivery") }
 }
 
 fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {

@@ -1,12 +1,16 @@
-//! One loaded model as an `Engine`: a thread that plans, computes, samples and tells.
+//! One loaded model as an `Engine`: a thread that plans, computes and samples, and one beside it
+//! that tells.
 //!
-//! The thread owns every array. Requests are tokenised on the caller's thread; what to compute is
-//! the scheduler's decision, how is the model's.
+//! The first owns every array, the second every request's text and events. Requests are tokenised on
+//! the caller's thread; what to compute is the scheduler's decision, how is the model's.
 
 mod command;
+mod delivery;
 mod load;
+mod recorder;
 mod sequence;
 mod step;
+mod stream;
 mod thread;
 
 pub use load::{LoadError, load};

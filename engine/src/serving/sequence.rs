@@ -1,31 +1,27 @@
-//! One request in flight: its sampler, its text, its limits, its events.
+//! One request in flight as the step thread sees it: its sampler and its limits.
 //!
-//! Takes tokens, gives events. Knows no tensors and no other sequence.
+//! Says whether a token is the last. Knows no tensors, no text and no other sequence; what the
+//! client sees is its `Stream`'s.
 
 use std::time::Instant;
 
 use super::command::Start;
-use crate::api::EventSink;
-use crate::request::{Event, Finish, FinishReason, GenerateError};
+use super::delivery::Update;
+use super::stream::{Ending, Stream};
+use crate::request::{Event, GenerateError};
 use crate::sampling::Sampler;
 use crate::schedule::{Admission, SequenceId};
-use crate::text::{DetokenizeOptions, Detokenizer, StopMatcher, TextCodec};
+use crate::text::{DetokenizeOptions, StopMatcher, TextCodec};
 
 /// A request the engine works on.
 pub(super) struct Sequence {
     pub(super) id: String,
     pub(super) sampler: Sampler,
-    events: EventSink,
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
     eos: Vec<u32>,
-    prompt_tokens: u32,
     max_new_tokens: u32,
     generated: u32,
     /// Tokens whose computation has begun, when that is known before they are read.
     launched: u32,
-    admitted: Instant,
-    first_token: Option<Instant>,
 }
 
 impl Sequence {
@@ -36,7 +32,7 @@ impl Sequence {
         name: SequenceId,
         context_tokens: u32,
         now: Instant,
-    ) -> Option<(Self, Admission)> {
+    ) -> Option<(Self, Stream, Admission)> {
         let prompt_tokens = u32::try_from(start.prompt.len()).unwrap_or(u32::MAX);
         let checked =
             max_new_tokens(prompt_tokens, start.limits.max_tokens, context_tokens).and_then(|limit| {
@@ -52,29 +48,14 @@ impl Sequence {
         };
         sampler.observe_prompt(&start.prompt);
         let eos = if start.limits.ignore_eos { Vec::new() } else { codec.eos_token_ids().to_vec() };
-        let sequence = Self {
-            id: start.id,
-            sampler,
-            events: start.events,
-            detokenizer: codec
-                .detokenizer(DetokenizeOptions { skip_special: true, continues: start.continues }),
-            stops: StopMatcher::new(&start.limits.stop),
-            eos,
-            prompt_tokens,
-            max_new_tokens,
-            generated: 0,
-            launched: 0,
-            admitted: now,
-            first_token: None,
-        };
+        let sequence = Self { id: start.id, sampler, eos, max_new_tokens, generated: 0, launched: 0 };
+        let detokenizer =
+            codec.detokenizer(DetokenizeOptions { skip_special: true, continues: start.continues });
+        let text = (detokenizer, StopMatcher::new(&start.limits.stop));
+        let stream = Stream::new(start.events, text, prompt_tokens, now);
         let admission =
             Admission { sequence: name, prompt: start.prompt, max_new_tokens: max_new_tokens as usize };
-        Some((sequence, admission))
-    }
-
-    /// Tells that the request has been accepted.
-    pub(super) fn started(&mut self) {
-        (self.events)(Event::Started { prompt_tokens: self.prompt_tokens });
+        Some((sequence, stream, admission))
     }
 
     /// Counts a token that is being computed; true unless it is the last the request may have.
@@ -83,66 +64,17 @@ impl Sequence {
         self.launched < self.max_new_tokens
     }
 
-    /// Takes the next token; true when it was the last.
-    pub(super) fn push(&mut self, token: u32, now: Instant) -> bool {
-        self.first_token.get_or_insert(now);
+    /// Takes the next token: what to tell of it, and whether it was the last.
+    pub(super) fn push(&mut self, token: u32) -> (Vec<Update>, bool) {
         self.generated += 1;
         self.sampler.accept(token);
         if self.eos.contains(&token) {
-            self.flush(vec![token]);
-            self.finish(FinishReason::Stop, now);
-            return true;
+            return (vec![Update::End(Ending::EndOfSequence(token))], true);
         }
-        let piece = self.detokenizer.push(token);
-        let step = self.stops.push(&piece);
-        self.delta(step.text, vec![token]);
-        if step.stopped {
-            self.finish(FinishReason::Stop, now);
-        } else if self.generated == self.max_new_tokens {
-            self.flush(Vec::new());
-            self.finish(FinishReason::Length, now);
-        } else {
-            return false;
-        }
-        true
-    }
-
-    /// Ends the request at its client's wish.
-    pub(super) fn cancel(&mut self, now: Instant) {
-        self.flush(Vec::new());
-        self.finish(FinishReason::Cancelled, now);
-    }
-
-    /// Ends the request with an error.
-    pub(super) fn fail(&mut self, error: GenerateError) {
-        (self.events)(Event::Failed(error));
-    }
-
-    fn delta(&mut self, text: String, token_ids: Vec<u32>) {
-        (self.events)(Event::Delta { text, token_ids });
-    }
-
-    /// Gives out the text held back for an unfinished character or a possible stop string.
-    fn flush(&mut self, token_ids: Vec<u32>) {
-        let step = self.stops.push(&self.detokenizer.finish());
-        let mut text = step.text;
-        if !step.stopped {
-            text.push_str(&self.stops.finish());
-        }
-        if !text.is_empty() || !token_ids.is_empty() {
-            self.delta(text, token_ids);
-        }
-    }
-
-    fn finish(&mut self, reason: FinishReason, now: Instant) {
-        let first = self.first_token.unwrap_or(now);
-        (self.events)(Event::Finished(Finish {
-            reason,
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.generated,
-            prefill: first.saturating_duration_since(self.admitted),
-            decode: now.saturating_duration_since(first),
-        }));
+        let last = self.generated == self.max_new_tokens;
+        let mut updates = vec![Update::Token(token)];
+        updates.extend(last.then_some(Update::End(Ending::Length)));
+        (updates, last)
     }
 }
 

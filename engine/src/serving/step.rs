@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use mlxcel_mlx_bridge::{Array, Dtype, Result, async_eval, eval};
 
+use super::stream::Ending;
 use super::thread::EngineThread;
 use crate::decoder::{SampledTokens, StepOutput};
 use crate::request::GenerateError;
@@ -63,12 +64,18 @@ fn launch(
     engine: &mut EngineThread,
     previous: Option<&SampledTokens>,
 ) -> Result<Option<Launched>, LaunchError> {
+    let begin = engine.recorder.begin();
     let plan = engine.scheduler.plan();
     if plan.is_empty() {
         return Ok(None);
     }
+    let figures = [("tokens", plan.len() as u64), ("sequences", plan.spans.len() as u64)];
+    engine.recorder.end("plan", begin, figures);
     let members: Vec<SequenceId> = plan.spans.iter().map(|span| span.sequence).collect();
-    match compute(engine, plan, previous) {
+    let begin = engine.recorder.begin();
+    let outcome = compute(engine, plan, previous);
+    engine.recorder.end("build", begin, figures);
+    match outcome {
         Ok(outcome) => Ok(Some(Launched { members, outcome })),
         Err(error) => Err((members, error)),
     }
@@ -100,11 +107,21 @@ fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledT
 }
 
 fn read(engine: &mut EngineThread, step: Launched) {
-    let done = match &step.outcome {
-        Outcome::Computed(hidden) => eval(&[hidden]),
+    let (array, sampled) = match &step.outcome {
+        Outcome::Computed(hidden) => (hidden, 0),
+        Outcome::Tokens(tokens) => (&tokens.ids, tokens.sequences.len()),
+        Outcome::Logits(sequences, logits) => (logits, sequences.len()),
+    };
+    let begin = engine.recorder.begin();
+    let done = eval(&[array]);
+    engine.recorder.end("wait", begin, [("sequences", step.members.len() as u64)]);
+    let begin = engine.recorder.begin();
+    let done = done.and_then(|()| match &step.outcome {
+        Outcome::Computed(_) => Ok(()),
         Outcome::Tokens(tokens) => read_tokens(engine, tokens),
         Outcome::Logits(sequences, logits) => sample(engine, sequences, logits),
-    };
+    });
+    engine.recorder.end("read", begin, [("tokens", sampled as u64)]);
     if let Err(error) = done {
         fail(engine, &step.members, &error.to_string());
     }
@@ -135,10 +152,15 @@ fn sample(engine: &mut EngineThread, sequences: &[SequenceId], logits: &Array) -
     Ok(())
 }
 
-/// Gives a token to its sequence; true when the sequence goes on.
+/// Gives a token to its sequence; true when the sequence goes on. A sequence that has ended since the
+/// token's step was launched has no use for it.
 fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) -> bool {
     let Some(sequence) = engine.sequences.get_mut(&name) else { return false };
-    let ended = sequence.push(token, Instant::now());
+    let (updates, ended) = sequence.push(token);
+    let now = Instant::now();
+    for update in updates {
+        engine.delivery.push(name, now, update);
+    }
     if ended {
         engine.remove(name);
     }
@@ -147,8 +169,7 @@ fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) -> bool {
 
 fn fail(engine: &mut EngineThread, members: &[SequenceId], reason: &str) {
     for &name in members {
-        if let Some(mut sequence) = engine.remove(name) {
-            sequence.fail(GenerateError::Internal(format!("a step failed: {reason}")));
-        }
+        let error = GenerateError::Internal(format!("a step failed: {reason}"));
+        engine.end(name, Ending::Failed(error));
     }
 }

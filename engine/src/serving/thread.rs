@@ -8,8 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::command::{Command, SharedState, Start};
+use super::delivery::{Delivery, TraceRows, Update};
+use super::recorder::Recorder;
 use super::sequence::Sequence;
 use super::step::{Launched, advance, settle};
+use super::stream::Ending;
 use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
 use crate::kv::KvCache;
@@ -95,6 +98,8 @@ pub(super) struct EngineThread {
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
     /// The step that runs now.
     pub(super) launched: Option<Launched>,
+    pub(super) delivery: Delivery,
+    pub(super) recorder: Recorder,
     codec: Arc<TextCodec>,
     commands: Receiver<Command>,
     state: Arc<SharedState>,
@@ -102,17 +107,31 @@ pub(super) struct EngineThread {
 }
 
 impl EngineThread {
+    /// What a thread needs to begin; its delivery thread runs from here on.
+    ///
+    /// # Errors
+    /// The operating system gives no thread for delivery.
     pub(super) fn new(
-        model: Model,
-        codec: Arc<TextCodec>,
+        (model, codec): (Model, Arc<TextCodec>),
         limits: SchedulerLimits,
         commands: Receiver<Command>,
         state: Arc<SharedState>,
-    ) -> Self {
-        let cache = model.cache();
-        let scheduler = Scheduler::new(limits);
-        let sequences = BTreeMap::new();
-        Self { model, cache, scheduler, sequences, launched: None, codec, commands, state, next: 0 }
+        trace: Option<TraceRows>,
+    ) -> std::io::Result<Self> {
+        let recorder = Recorder::new(trace.is_some());
+        Ok(Self {
+            cache: model.cache(),
+            model,
+            scheduler: Scheduler::new(limits),
+            sequences: BTreeMap::new(),
+            launched: None,
+            delivery: Delivery::start(trace)?,
+            recorder,
+            codec,
+            commands,
+            state,
+            next: 0,
+        })
     }
 
     /// Works until every handle is gone, then cancels what is left.
@@ -120,21 +139,27 @@ impl EngineThread {
         while self.take_commands() {
             let step = catch_unwind(AssertUnwindSafe(|| advance(&mut self)));
             if step.is_err() {
-                self.fail_all("the engine panicked during a step; this is a defect in mlxcel");
+                self.end_all(&|| {
+                    let reason = "the engine panicked during a step; this is a defect in mlxcel";
+                    Ending::Failed(GenerateError::Internal(reason.to_owned()))
+                });
             }
+            // Before anyone hears of an end, so that the state shows it.
             self.publish();
+            self.flush();
         }
         settle(&mut self);
-        let now = Instant::now();
-        for sequence in self.sequences.values_mut() {
-            sequence.cancel(now);
-        }
+        self.end_all(&|| Ending::Cancelled);
     }
 
     /// Handles what has arrived, waiting when there is nothing else to do; false when all handles are gone.
     fn take_commands(&mut self) -> bool {
+        for name in self.delivery.stopped() {
+            self.remove(name);
+        }
         if self.sequences.is_empty() {
             settle(self);
+            self.publish();
             match self.commands.recv() {
                 Ok(command) => self.handle(command),
                 Err(_) => return false,
@@ -155,10 +180,7 @@ impl EngineThread {
             Command::Cancel(id) => {
                 let named = self.sequences.iter().find(|(_, sequence)| sequence.id == id);
                 if let Some(name) = named.map(|(name, _)| *name) {
-                    if let Some(mut sequence) = self.remove(name) {
-                        sequence.cancel(Instant::now());
-                    }
-                    self.publish();
+                    self.end(name, Ending::Cancelled);
                 }
             }
         }
@@ -167,32 +189,46 @@ impl EngineThread {
     fn start(&mut self, start: Start) {
         let name = SequenceId(self.next);
         self.next += 1;
-        let new = Sequence::new(start, &self.codec, name, self.state.context_tokens, Instant::now());
-        let Some((mut sequence, admission)) = new else { return };
+        let now = Instant::now();
+        let new = Sequence::new(start, &self.codec, name, self.state.context_tokens, now);
+        let Some((sequence, mut stream, admission)) = new else { return };
         if let Err(error) = self.scheduler.add(admission) {
-            return sequence.fail(GenerateError::Invalid(error.to_string()));
+            let error = GenerateError::Invalid(error.to_string());
+            return stream.end(Ending::Failed(error), now);
         }
-        sequence.started();
+        self.delivery.push(name, now, Update::Open(Box::new(stream)));
         self.cache.open(name);
         self.sequences.insert(name, sequence);
-        self.publish();
     }
 
-    /// Forgets a sequence everywhere.
-    pub(super) fn remove(&mut self, name: SequenceId) -> Option<Sequence> {
+    /// Forgets a sequence everywhere but in its request's stream.
+    pub(super) fn remove(&mut self, name: SequenceId) {
         self.scheduler.remove(name);
         self.cache.close(name);
-        self.sequences.remove(&name)
+        self.sequences.remove(&name);
     }
 
-    /// Ends every request with an error.
-    pub(super) fn fail_all(&mut self, reason: &str) {
+    /// Ends a request that has not ended.
+    pub(super) fn end(&mut self, name: SequenceId, ending: Ending) {
+        if self.sequences.contains_key(&name) {
+            self.remove(name);
+            self.delivery.push(name, Instant::now(), Update::End(ending));
+        }
+    }
+
+    fn end_all(&mut self, ending: &dyn Fn() -> Ending) {
         let names: Vec<SequenceId> = self.sequences.keys().copied().collect();
         for name in names {
-            if let Some(mut sequence) = self.remove(name) {
-                sequence.fail(GenerateError::Internal(reason.to_owned()));
-            }
+            self.end(name, ending());
         }
+    }
+
+    /// Hands over what clients and the trace are to be told.
+    fn flush(&mut self) {
+        let (running, waiting) = (self.scheduler.running(), self.scheduler.waiting());
+        self.recorder.load(|| vec![("running", running as u64), ("waiting", waiting as u64)]);
+        let notes = self.recorder.take();
+        self.delivery.flush(notes);
     }
 
     fn publish(&self) {

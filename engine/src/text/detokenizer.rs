@@ -36,6 +36,12 @@ impl Detokenizer {
         Self { pieces, skip_special: options.skip_special, strip_left, incomplete: Vec::new() }
     }
 
+    /// One of a tokenizer whose token `n` is the byte `n`.
+    #[cfg(test)]
+    pub(crate) fn of_bytes() -> Self {
+        Self::new(Arc::new(Pieces::of_bytes()), DetokenizeOptions { skip_special: true, continues: true })
+    }
+
     /// Takes one token and returns the characters it completes; empty while there are none.
     /// An id the tokenizer does not have stands for nothing.
     pub fn push(&mut self, token: u32) -> String {

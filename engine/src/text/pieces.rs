@@ -53,6 +53,17 @@ impl Pieces {
         Ok(pieces)
     }
 
+    /// A tokenizer's whose token `n` is the byte `n`.
+    #[cfg(test)]
+    pub(super) fn of_bytes() -> Self {
+        Self {
+            bytes: (0..=255).collect(),
+            ends: (1..=256).collect(),
+            special: vec![false; 256],
+            strip_left: 0,
+        }
+    }
+
     /// The bytes of a token; none for an id the tokenizer does not have.
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;

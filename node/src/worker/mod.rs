@@ -10,11 +10,11 @@ mod outbox;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mlxcel_engine::DeviceChoice;
+use mlxcel_engine::{DeviceChoice, Trace};
 use mlxcel_protocol::v1::{WorkerCommand, WorkerEvent, WorkerReady, worker_event};
 
 pub use loader::{DeviceDescription, EngineLoader, LoadError};
@@ -34,6 +34,8 @@ pub struct WorkerOptions {
     pub device: DeviceChoice,
     /// Most sequences in one step; the engine's default when absent.
     pub max_sequences: Option<u32>,
+    /// Where its engines note what each step does; closed when the process ends.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// Why a worker ended other than by command.
@@ -63,9 +65,11 @@ impl WorkerError {
 /// Standard output belongs to the node: on Unix, whatever else prints there goes to standard error
 /// instead. When the input ends the process ends within two seconds, even if an engine hangs.
 pub fn run_process(options: WorkerOptions, loader: Box<dyn EngineLoader>) -> ExitCode {
+    let trace = options.trace.clone();
+    let input = EndsProcess { input: std::io::stdin(), trace: trace.clone() };
     let result = sys::claim_stdout()
         .map_err(|error| WorkerError::Output(FrameError::Io(error)))
-        .and_then(|output| run(EndsProcess(std::io::stdin()), output, options, loader));
+        .and_then(|output| run(input, output, options, loader));
     let code = result.map_or_else(
         |error| {
             eprintln!("{error}");
@@ -73,20 +77,30 @@ pub fn run_process(options: WorkerOptions, loader: Box<dyn EngineLoader>) -> Exi
         },
         |()| 0,
     );
+    if let Some(trace) = trace {
+        trace.close();
+    }
     // Engines may still compute; tearing down what they use under them would crash.
     sys::end_process(code)
 }
 
 /// Input whose end is the end of the process, whatever the other threads do.
-struct EndsProcess<R>(R);
+struct EndsProcess<R> {
+    input: R,
+    trace: Option<Arc<Trace>>,
+}
 
 impl<R: Read> Read for EndsProcess<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.0.read(buffer);
+        let read = self.input.read(buffer);
         if !buffer.is_empty() && !matches!(read, Ok(1..)) {
-            thread::spawn(|| {
+            let trace = self.trace.take();
+            thread::spawn(move || {
                 thread::sleep(EXIT_PATIENCE);
                 eprintln!("the worker did not end by itself");
+                if let Some(trace) = trace {
+                    trace.close();
+                }
                 sys::end_process(70);
             });
         }
