@@ -57,18 +57,27 @@ impl Kernel for Widen<'_, '_> {
     }
 }
 
-/// Values `range` of `values` as `f32`.
-pub(crate) struct WidenFloats<'a, 'o> {
+/// Values `range` of `values` as `f32`, those that follow being wanted next.
+pub(crate) struct WidenScales<'a, 'o> {
     pub(crate) values: Floats<'a>,
     pub(crate) range: Range<usize>,
     pub(crate) out: &'o mut [f32],
 }
 
-impl Kernel for WidenFloats<'_, '_> {
+impl Kernel for WidenScales<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let (start, size) = match self.values {
+            Floats::F32(values) => (values.as_ptr().cast::<u8>(), 4),
+            Floats::F16(values) => (values.as_ptr().cast(), 2),
+            Floats::Bf16(values) => (values.as_ptr().cast(), 2),
+        };
+        // Two ranges ahead: the time it takes to multiply with one is that of a read from memory.
+        for byte in (0..self.range.len() * size).step_by(64) {
+            s.prefetch(start.wrapping_add((self.range.end + self.range.len()) * size + byte));
+        }
         widen(s, self.values, self.range, self.out);
     }
 }

@@ -38,7 +38,7 @@ pub use dequantize::dequantize;
 pub use embed::embed;
 pub use error::ShapeError;
 pub use gate::swiglu;
-pub use linear::linear;
+pub use linear::{FEW_ROWS, Projection, linear, linears};
 pub use norm::{add_rms_norm, rms_norm};
 pub use pool::{Pool, limit_threads, pool};
 pub use quantize::{Quantized, quantize};

@@ -3,9 +3,25 @@
 mod reference;
 
 use half::{bf16, f16};
-use mlxcel_kernels::{Affine, Floats, ShapeError, Weight, dequantize, linear, quantize};
+use mlxcel_kernels::{
+    Affine, FEW_ROWS, Floats, Projection, ShapeError, Weight, dequantize, linear, linears, quantize,
+};
 use proptest::prelude::*;
 use reference::{assert_close, on_every_level, uniform};
+
+/// Activations as few rows multiply them with these weights.
+fn rounded(x: &[f32], rows: usize, weight: &Weight<'_>) -> Vec<f32> {
+    let Weight::Affine(Affine { bits: 2 | 4 | 8, group, .. }) = *weight else { return x.to_vec() };
+    if rows > FEW_ROWS {
+        return x.to_vec();
+    }
+    let round = |group: &[f32]| {
+        let largest = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let (step, per_step) = (largest / 32767.0, 32767.0 / largest);
+        group.iter().map(|x| (x * per_step).round_ties_even() * step).collect::<Vec<_>>()
+    };
+    x.chunks(group).flat_map(round).collect()
+}
 
 /// Checks one product on every level, against the weights as they dequantise.
 fn check(weight: &Weight<'_>, [rows, k, n]: [usize; 3], with_bias: bool, what: &str) {
@@ -13,7 +29,7 @@ fn check(weight: &Weight<'_>, [rows, k, n]: [usize; 3], with_bias: bool, what: &
     let bias = with_bias.then(|| uniform(8, n, -1.0..1.0));
     let mut wide = vec![0.0; n * k];
     dequantize(weight, n, k, 0..n, &mut wide).expect("a whole weight");
-    let expected = reference::linear(&x, &wide, bias.as_deref(), k, n);
+    let expected = reference::linear(&rounded(&x, rows, weight), &wide, bias.as_deref(), k, n);
     on_every_level(|level| {
         let mut out = vec![f32::NAN; rows * n];
         linear(&x, rows, k, weight, n, bias.as_deref(), &mut out).expect("matching sizes");
@@ -72,6 +88,87 @@ fn work_for_many_tasks_multiplies() {
     check_affine(4, 32, [1, 576, 1536], false);
     check_affine(8, 32, [2, 576, 3000], true);
     check_affine(4, 32, [64, 576, 600], true);
+}
+
+#[test]
+fn a_row_is_the_same_alone_and_among_others() {
+    for (bits, group) in [(4, 32), (4, 128), (8, 64), (2, 32), (6, 64)] {
+        let (k, n) = (5 * group, 77);
+        let weight = quantize(&uniform(9, n * k, -1.0..1.0), n, k, bits, group).expect("whole groups");
+        let weight = Weight::Affine(weight.as_affine());
+        let x = uniform(4, FEW_ROWS * k, -3.0..3.0);
+        on_every_level(|level| {
+            let run = |x: &[f32], rows| {
+                let mut out = vec![f32::NAN; rows * n];
+                linear(x, rows, k, &weight, n, None, &mut out).expect("matching sizes");
+                out
+            };
+            let alone: Vec<f32> = x.chunks(k).flat_map(|row| run(row, 1)).collect();
+            for rows in 2..=FEW_ROWS {
+                assert_eq!(
+                    run(&x[..rows * k], rows),
+                    alone[..rows * n],
+                    "{bits} bits, {rows} rows, {level:?}"
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn several_products_are_each_what_they_are_alone() {
+    let (k, sizes) = (192, [70, 0, 9, 300]);
+    let weight =
+        |n: usize, bits| quantize(&uniform(9, n * k, -1.0..1.0), n, k, bits, 32).expect("whole groups");
+    let weights: Vec<_> = sizes.into_iter().zip([4, 4, 8, 6]).map(|(n, bits)| weight(n, bits)).collect();
+    let bias = uniform(8, 9, -1.0..1.0);
+    for rows in [1, 5, 30] {
+        let x = uniform(7, rows * k, -1.0..1.0);
+        let outputs =
+            |at: usize| (sizes[at], (at == 2).then_some(&bias[..]), vec![f32::NAN; rows * sizes[at]]);
+        let (mut together, mut alone) = ([0, 1, 2, 3].map(outputs), [0, 1, 2, 3].map(outputs));
+        let mut parts: Vec<_> = together
+            .iter_mut()
+            .zip(&weights)
+            .map(|((outputs, bias, out), weight)| Projection {
+                weight: Weight::Affine(weight.as_affine()),
+                outputs: *outputs,
+                bias: *bias,
+                out,
+            })
+            .collect();
+        linears(&x, rows, k, &mut parts).expect("matching sizes");
+        for ((n, bias, out), weight) in alone.iter_mut().zip(&weights) {
+            linear(&x, rows, k, &Weight::Affine(weight.as_affine()), *n, *bias, out).expect("matching sizes");
+        }
+        assert_eq!(together, alone, "{rows} rows");
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_so() {
+    let weight = quantize(&uniform(9, 3 * 256, -1.0..1.0), 3, 256, 4, 32).expect("whole groups");
+    for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = uniform(7, 256, -1.0..1.0);
+        x[77] = poison;
+        on_every_level(|level| {
+            let mut out = [0.0; 3];
+            linear(&x, 1, 256, &Weight::Affine(weight.as_affine()), 3, None, &mut out)
+                .expect("matching sizes");
+            assert!(out.iter().all(|value| !value.is_finite()), "{poison} gives {out:?} with {level:?}");
+        });
+    }
+}
+
+#[test]
+fn activations_of_zero_and_next_to_it_multiply() {
+    let weight = quantize(&uniform(9, 3 * 64, -1.0..1.0), 3, 64, 8, 32).expect("whole groups");
+    for tiny in [0.0, f32::MIN_POSITIVE / 2.0, f32::MIN_POSITIVE * 40_000.0] {
+        let mut out = [f32::NAN; 3];
+        linear(&[tiny; 64], 1, 64, &Weight::Affine(weight.as_affine()), 3, None, &mut out)
+            .expect("matching sizes");
+        assert!(out.iter().all(|value| value.abs() <= 64.0 * tiny), "{tiny:e} gives {out:?}");
+    }
 }
 
 #[test]

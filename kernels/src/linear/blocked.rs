@@ -6,20 +6,21 @@
 
 use std::ops::Range;
 
-use super::Product;
+use super::{Part, Product, locate, tasks};
 use crate::dequantize::Widen;
 use crate::memory::{Disjoint, Scratch};
 use crate::microkernel::{Left, Right, Sums, multiply};
 use crate::pool::pool;
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// Computes the whole product.
-pub(super) fn run(product: &Product<'_>) {
-    dispatch(product.level, Run { product });
+/// Computes all products.
+pub(super) fn run(product: &Product<'_>, parts: &[Part<'_>]) {
+    dispatch(product.level, Run { product, parts });
 }
 
 struct Run<'a> {
     product: &'a Product<'a>,
+    parts: &'a [Part<'a>],
 }
 
 impl Kernel for Run<'_> {
@@ -27,7 +28,7 @@ impl Kernel for Run<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Product { level, x, rows, k, n, .. } = *self.product;
+        let Product { level, x, rows, k } = *self.product;
         let width = if rows <= S::LANES { S::LANES } else { 2 * S::LANES };
         let panels = rows.div_ceil(width);
         let mut packed = Scratch::new(panels * width * k);
@@ -37,16 +38,18 @@ impl Kernel for Run<'_> {
             let out = unsafe { parts.part(panel * width * k..(panel + 1) * width * k) };
             transpose(x, panel * width..rows.min((panel + 1) * width), k, width, out);
         });
-        let tiles = n.div_ceil(TILE_ROWS);
+        let tiles = tasks(self.parts, TILE_ROWS);
         // With few tiles, the panels are shared out too, at the price of dequantising a tile more than once.
         let cuts = (2 * pool().threads()).div_ceil(tiles).min(panels);
         pool().parallel_for(tiles * cuts, |task| {
             let (tile, cut) = (task % tiles, task / tiles);
+            let (at, rows) = locate(self.parts, tile, TILE_ROWS);
             let part = Tile {
                 product: self.product,
+                part: &self.parts[at],
                 packed: &packed,
                 width,
-                rows: tile * TILE_ROWS..n.min((tile + 1) * TILE_ROWS),
+                rows,
                 panels: panels * cut / cuts..panels * (cut + 1) / cuts,
             };
             dispatch(level, part);
@@ -72,6 +75,7 @@ fn transpose(x: &[f32], rows: Range<usize>, k: usize, width: usize, out: &mut [f
 /// The outputs of some weight rows for some panels.
 struct Tile<'a> {
     product: &'a Product<'a>,
+    part: &'a Part<'a>,
     packed: &'a [f32],
     width: usize,
     rows: Range<usize>,
@@ -96,7 +100,7 @@ impl Kernel for Tile<'_> {
 impl Tile<'_> {
     #[inline(always)]
     fn multiply<S: Simd, const M: usize, const V: usize>(&self, s: S) {
-        let Product { k, weight, .. } = *self.product;
+        let (k, weight) = (self.product.k, self.part.weight);
         let padded = self.rows.len().next_multiple_of(M);
         let mut tile = Scratch::new(padded * DEPTH.min(k));
         // Sums that wait for more of the depth stay here, those of one panel and `M` rows together.
@@ -132,7 +136,8 @@ impl Tile<'_> {
     /// Writes the sums `[lines, width]` of a panel, with the bias, to their place in the output.
     #[inline(always)]
     fn write<S: Simd>(&self, s: S, sums: &[f32], panel: usize, lines: Range<usize>) {
-        let Product { rows, n, bias, ref out, .. } = *self.product;
+        let Part { n, bias, ref out, .. } = *self.part;
+        let rows = self.product.rows;
         let column = self.rows.start + lines.start;
         let biases = bias.map(|bias| &bias[column..column + lines.len()]);
         let first = panel * self.width;

@@ -1,112 +1,141 @@
-//! Few rows of activations: the weights are read once and dequantised in registers.
+//! Few rows of activations: the weights are read once and multiplied in registers.
 //!
 //! Cuts the weight rows into tasks and those into blocks that fit the registers. Knows nothing of how a storage is
 //! read: `rows` does. The parent decides how many rows are few.
 
 use std::ops::Range;
 
-use super::Product;
-use super::prepared::{Prepare, Prepared};
-use super::rows::{AffineRows, Bytes, FloatRows, Nibbles, WeightRows};
-use crate::dequantize::{Widen, WidenFloats};
+use super::prepared::Prepared;
+use super::rows::{AffineRows, FloatRows, WeightRows};
+use super::{Part, Product, locate, tasks};
+use crate::dequantize::{Widen, WidenScales};
 use crate::memory::Scratch;
 use crate::pool::pool;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch, dispatch_products};
 use crate::weight::{Affine, Floats, Weight};
 
-/// Computes the whole product.
-pub(super) fn run(product: &Product<'_>) {
-    let prepared = match product.weight {
-        Weight::Affine(Affine { bits: bits @ (4 | 8), group, .. }) => {
-            let prepare = Prepare { x: product.x, rows: product.rows, k: product.k, bits, group };
-            Some(dispatch(product.level, prepare))
-        }
-        _ => None,
-    };
+/// Computes all products.
+pub(super) fn run(product: &Product<'_>, parts: &[Part<'_>]) {
+    let prepared = prepare(product, parts);
+    let k = product.k.max(1);
     // Tasks of a few microseconds: long against the cost of claiming one, short against that of waiting
     // for the last.
-    let values = product.n * product.k.max(1);
+    let values = parts.iter().map(|part| part.n).sum::<usize>() * k;
     let share = values / (8 * pool().threads());
-    let per_task = (share.clamp(32_768, 524_288) / product.k.max(1)).max(4).next_multiple_of(4);
-    pool().parallel_for(product.n.div_ceil(per_task), |task| {
-        let rows = task * per_task..product.n.min((task + 1) * per_task);
-        part(product, prepared.as_ref(), &rows);
+    let per_task = (share.clamp(32_768, 524_288) / k).max(4).next_multiple_of(4);
+    pool().parallel_for(tasks(parts, per_task), |task| {
+        let (at, rows) = locate(parts, task, per_task);
+        run_part(product, &parts[at], &prepared, &rows);
     });
 }
 
+/// The activations for each layout of weights that is multiplied in integers.
+fn prepare(product: &Product<'_>, parts: &[Part<'_>]) -> Vec<Prepared> {
+    let mut prepared: Vec<Prepared> = Vec::new();
+    for part in parts {
+        if let Weight::Affine(affine @ Affine { bits: 2 | 4 | 8, .. }) = &part.weight
+            && find(&prepared, affine).is_none()
+        {
+            prepared.push(Prepared::new(product, affine.bits, affine.group));
+        }
+    }
+    prepared
+}
+
+fn find<'a>(prepared: &'a [Prepared], affine: &Affine<'_>) -> Option<&'a Prepared> {
+    let fits = |p: &&Prepared| p.layout().bits == affine.bits && p.layout().group == affine.group;
+    prepared.iter().find(fits)
+}
+
 /// The output columns of weight rows `rows`.
-fn part(product: &Product<'_>, prepared: Option<&Prepared>, rows: &Range<usize>) {
+fn run_part(product: &Product<'_>, part: &Part<'_>, prepared: &[Prepared], rows: &Range<usize>) {
     let (k, x) = (product.k, product.x.as_ptr());
-    match (product.weight, prepared) {
-        (Weight::Dense(Floats::F32(values)), _) => {
-            multiply(product, rows, FloatRows { values: values.as_ptr(), k, x });
+    match part.weight {
+        Weight::Dense(Floats::F32(values)) => {
+            multiply(product, part, rows, FloatRows { values: values.as_ptr(), k, x });
         }
-        (Weight::Dense(Floats::F16(values)), _) => {
-            multiply(product, rows, FloatRows { values: values.as_ptr(), k, x });
+        Weight::Dense(Floats::F16(values)) => {
+            multiply(product, part, rows, FloatRows { values: values.as_ptr(), k, x });
         }
-        (Weight::Dense(Floats::Bf16(values)), _) => {
-            multiply(product, rows, FloatRows { values: values.as_ptr(), k, x });
+        Weight::Dense(Floats::Bf16(values)) => {
+            multiply(product, part, rows, FloatRows { values: values.as_ptr(), k, x });
         }
-        (Weight::Affine(affine), Some(prepared)) => in_registers(product, rows, &affine, prepared),
-        (Weight::Affine(_), None) => through_memory(product, rows),
+        Weight::Affine(affine) => match (affine.bits, find(prepared, &affine)) {
+            (2, Some(prepared)) => in_registers::<2>(product, part, (&affine, prepared), rows),
+            (4, Some(prepared)) => in_registers::<4>(product, part, (&affine, prepared), rows),
+            (8, Some(prepared)) => in_registers::<8>(product, part, (&affine, prepared), rows),
+            _ => through_memory(product, part, rows),
+        },
     }
 }
 
-/// 4 and 8 bits.
-fn in_registers(product: &Product<'_>, rows: &Range<usize>, affine: &Affine<'_>, prepared: &Prepared) {
-    let groups = prepared.groups;
-    let range = rows.start * groups..rows.end * groups;
-    let mut widened = Scratch::new(2 * range.len());
-    let (scales, biases) = widened.split_at_mut(range.len());
-    dispatch(product.level, WidenFloats { values: affine.scales, range: range.clone(), out: scales });
-    dispatch(product.level, WidenFloats { values: affine.biases, range, out: biases });
-    // Rows count from 0 everywhere below, so these pointers name row 0 whether or not it is here.
-    let back = rows.start * groups;
-    let affine_rows = AffineRows {
-        packed: affine.packed.as_ptr(),
-        words: affine.words(product.k),
-        scales: scales.as_ptr().wrapping_sub(back),
-        biases: biases.as_ptr().wrapping_sub(back),
-        groups,
-        x: prepared.x(),
-        stride: prepared.stride,
-        sums: prepared.sums(),
-    };
-    match (affine.bits, affine.group) {
-        (4, 32) => multiply(product, rows, Nibbles::<32>(affine_rows)),
-        (4, 64) => multiply(product, rows, Nibbles::<64>(affine_rows)),
-        (4, _) => multiply(product, rows, Nibbles::<128>(affine_rows)),
-        (_, 32) => multiply(product, rows, Bytes::<32>(affine_rows)),
-        (_, 64) => multiply(product, rows, Bytes::<64>(affine_rows)),
-        (_, _) => multiply(product, rows, Bytes::<128>(affine_rows)),
+/// 2, 4 and 8 bits.
+fn in_registers<const BITS: usize>(
+    product: &Product<'_>,
+    part: &Part<'_>,
+    (affine, prepared): (&Affine<'_>, &Prepared),
+    rows: &Range<usize>,
+) {
+    let layout = prepared.layout();
+    let groups = layout.groups();
+    let side = ROWS_WIDENED * groups + 8;
+    let mut widened = Scratch::new(2 * side);
+    let (scales, biases) = widened.split_at_mut(side);
+    // What is read past the last group must be numbers.
+    scales.fill(0.0);
+    for first in rows.clone().step_by(ROWS_WIDENED) {
+        let block = first..rows.end.min(first + ROWS_WIDENED);
+        let range = block.start * groups..block.end * groups;
+        dispatch(product.level, WidenScales { values: affine.scales, range: range.clone(), out: scales });
+        dispatch(product.level, WidenScales { values: affine.biases, range, out: biases });
+        // Rows count from 0 everywhere below, so these pointers name row 0 whether or not it is here.
+        let back = first * groups;
+        let affine_rows = AffineRows::<BITS> {
+            packed: affine.packed.as_ptr(),
+            words: affine.words(product.k),
+            scales: scales.as_ptr().wrapping_sub(back),
+            biases: biases.as_ptr().wrapping_sub(back),
+            group: layout.group,
+            groups,
+            pairs: prepared.pairs(),
+            stride: layout.stride(),
+            x_scales: prepared.scales(),
+            scale_stride: layout.scale_stride(),
+            sums: prepared.sums(),
+        };
+        multiply(product, part, &block, affine_rows);
     }
 }
 
 /// Other numbers of bits: a few rows at a time.
-fn through_memory(product: &Product<'_>, rows: &Range<usize>) {
-    let Product { level, k, weight, x, .. } = *product;
+fn through_memory(product: &Product<'_>, part: &Part<'_>, rows: &Range<usize>) {
+    let Product { level, k, x, .. } = *product;
     let mut buffer = Scratch::new(ROWS_IN_MEMORY * k);
     for first in rows.clone().step_by(ROWS_IN_MEMORY) {
         let rows = first..rows.end.min(first + ROWS_IN_MEMORY);
         for (row, out) in rows.clone().zip(buffer.chunks_exact_mut(k.max(1))) {
-            dispatch(level, Widen { weight, k, row, columns: 0..k, out });
+            dispatch(level, Widen { weight: part.weight, k, row, columns: 0..k, out });
         }
         let values = buffer.as_ptr().wrapping_sub(first * k);
-        multiply(product, &rows, FloatRows { values, k, x: x.as_ptr() });
+        multiply(product, part, &rows, FloatRows { values, k, x: x.as_ptr() });
     }
 }
 
+/// Weight rows whose scales are widened at a time.
+const ROWS_WIDENED: usize = 16;
 /// Weight rows dequantised at a time: a multiple of the most rows a block has.
 const ROWS_IN_MEMORY: usize = 8;
 
-fn multiply<B: WeightRows>(product: &Product<'_>, rows: &Range<usize>, weights: B) {
-    dispatch(product.level, Multiply { product, rows: rows.clone(), weights });
+fn multiply<B: WeightRows>(product: &Product<'_>, part: &Part<'_>, rows: &Range<usize>, weights: B) {
+    let multiply = Multiply { product, part, rows: rows.clone(), weights };
+    if B::INTEGER { dispatch_products(product.level, multiply) } else { dispatch(product.level, multiply) }
 }
 
 /// Every activation row with some weight rows, in blocks that fit the registers. One function per storage, as
 /// a function of all of them is more than the compiler inlines well.
 struct Multiply<'a, B> {
     product: &'a Product<'a>,
+    part: &'a Part<'a>,
     rows: Range<usize>,
     weights: B,
 }
@@ -120,12 +149,13 @@ impl<B: WeightRows> Kernel for Multiply<'_, B> {
         let mut x_row = 0;
         while x_row < rows {
             x_row += match (rows - x_row, S::REGISTERS) {
-                (8.., _) => self.blocks::<S, 8, 1>(s, x_row),
+                (8.., 32) => self.blocks::<S, 8, 1>(s, x_row),
                 (4.., 32) => self.blocks::<S, 4, 2>(s, x_row),
                 (4.., _) => self.blocks::<S, 4, 1>(s, x_row),
                 (2.., 32) => self.blocks::<S, 2, 4>(s, x_row),
                 (2.., _) => self.blocks::<S, 2, 2>(s, x_row),
-                _ => self.blocks::<S, 1, 4>(s, x_row),
+                (_, 32) => self.blocks::<S, 1, 4>(s, x_row),
+                _ => self.blocks::<S, 1, 2>(s, x_row),
             };
         }
     }
@@ -155,10 +185,11 @@ impl<B: WeightRows> Multiply<'_, B> {
 
     #[inline(always)]
     fn write(&self, row: usize, x_row: usize, sums: &[f32]) {
-        let bias = self.product.bias.map_or(0.0, |bias| bias[row]);
+        let Part { n, bias, ref out, .. } = *self.part;
+        let bias = bias.map_or(0.0, |bias| bias[row]);
         for (r, sum) in sums.iter().enumerate() {
             // SAFETY: in bounds by the checks; a column belongs to one task.
-            unsafe { *self.product.out.at((x_row + r) * self.product.n + row) = sum + bias };
+            unsafe { *out.at((x_row + r) * n + row) = sum + bias };
         }
     }
 }

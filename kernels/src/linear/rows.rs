@@ -1,14 +1,18 @@
 //! Dot products of a few rows of activations with a few rows of weights, one implementation a storage.
 //!
 //! The loops that decide decode speed: sums and weights stay in registers, activations in the first-level
-//! cache. Checks nothing and knows no threads: `few` does.
+//! cache. The order of additions does not depend on how many rows are taken together. Checks nothing and knows no
+//! threads: `few` does.
 
 #![allow(clippy::needless_range_loop, reason = "the loops run over several arrays of registers side by side")]
 
-use crate::simd::{Element, Simd};
+use crate::simd::{Element, MAX_LANES, Simd};
 
 /// Weight rows that can be multiplied where they lie.
 pub(super) trait WeightRows {
+    /// Whether products are of integers.
+    const INTEGER: bool;
+
     /// The products of weight rows `first..first + W` with activation rows `x_row..x_row + R`.
     ///
     /// # Safety
@@ -21,22 +25,26 @@ pub(super) trait WeightRows {
     ) -> [[f32; R]; W];
 }
 
-/// Rows in the affine layout; `scales` and `biases` widened, `x` and `sums` as prepared.
+/// Rows in the affine layout of `BITS` (2, 4 or 8) bits; `scales` and `biases` widened, the rest as prepared.
 ///
 /// `sum x (scale q + bias) = scale sum x q + bias sum x`, group by group, so a bias costs one product a group.
 #[derive(Clone, Copy)]
-pub(super) struct AffineRows {
+pub(super) struct AffineRows<const BITS: usize> {
     pub(super) packed: *const u32,
     pub(super) words: usize,
+    /// `[rows, groups]`, and 8 values more that can be read.
     pub(super) scales: *const f32,
     pub(super) biases: *const f32,
+    pub(super) group: usize,
     pub(super) groups: usize,
-    pub(super) x: *const f32,
+    pub(super) pairs: *const u32,
     pub(super) stride: usize,
+    pub(super) x_scales: *const f32,
+    pub(super) scale_stride: usize,
     pub(super) sums: *const f32,
 }
 
-impl AffineRows {
+impl<const BITS: usize> AffineRows<BITS> {
     /// The part of the products that the biases make, not yet summed over lanes.
     ///
     /// # Safety
@@ -69,49 +77,64 @@ impl AffineRows {
         }
         out
     }
-}
 
-/// 4-bit rows: eight to a word.
-#[derive(Clone, Copy)]
-pub(super) struct Nibbles<const GROUP: usize>(pub(super) AffineRows);
-
-impl<const GROUP: usize> Nibbles<GROUP> {
-    /// Adds `scale * (word . x)` to `out` for each word and its scale, and eight vectors of activations at `x`.
+    /// Adds the products of one chunk to `out`: of `LANES` words of each weight row, with their scales, and
+    /// chunk `c` of the activations of row `x_row` on.
     ///
     /// # Safety
-    /// `R` rows of eight vectors can be read at `x`, `stride` apart.
+    /// `R` rows of activations exist, and have that chunk.
     #[inline(always)]
     unsafe fn chunk<S: Simd, const R: usize, const W: usize>(
         &self,
         s: S,
         mut words: [(S::U, S::F); W],
-        x: *const f32,
+        [x_row, c]: [usize; 2],
         out: &mut [[S::F; R]; W],
     ) {
-        let mut sums = [[s.splat(0.0); R]; W];
-        for j in 0..8 {
-            let mut right = [s.splat(0.0); R];
-            for (r, right) in right.iter_mut().enumerate() {
-                // SAFETY: promised by the caller.
-                *right = unsafe { s.load(x.add(r * self.0.stride + j * S::LANES)) };
-            }
-            for w in 0..W {
-                let q = s.low_nibble(words[w].0);
-                words[w].0 = s.drop_nibble(words[w].0);
+        let vectors = 16 / BITS;
+        let field = (1u32 << BITS) - 1;
+        let mask = s.splat_word(field << 16 | field);
+        let mut sums = [[s.splat_word(0); R]; W];
+        // SAFETY: the caller promises that these rows have this chunk.
+        unsafe {
+            let pairs = self.pairs.add(x_row * self.stride + c * vectors * S::LANES);
+            for j in 0..vectors {
+                let mut right = [s.splat_word(0); R];
                 for r in 0..R {
-                    sums[w][r] = if j == 0 { s.mul(q, right[r]) } else { s.fma(q, right[r], sums[w][r]) };
+                    right[r] = s.load_words(pairs.add(r * self.stride + j * S::LANES));
+                }
+                for w in 0..W {
+                    let q = s.and(words[w].0, mask);
+                    words[w].0 = s.shift_right(words[w].0, BITS as u32);
+                    for r in 0..R {
+                        sums[w][r] = s.dot_pairs(q, right[r], sums[w][r]);
+                    }
+                }
+            }
+            for r in 0..R {
+                let x_scale = s.load(self.x_scales.add((x_row + r) * self.scale_stride + c * S::LANES));
+                for w in 0..W {
+                    out[w][r] = s.fma(s.to_float(sums[w][r]), s.mul(words[w].1, x_scale), out[w][r]);
                 }
             }
         }
-        for w in 0..W {
-            for r in 0..R {
-                out[w][r] = s.fma(words[w].1, sums[w][r], out[w][r]);
-            }
+    }
+
+    /// Which of the next groups each lane of a chunk belongs to.
+    #[inline(always)]
+    fn places<S: Simd>(&self, s: S) -> S::U {
+        let mut places = [0; MAX_LANES];
+        for (lane, place) in places.iter_mut().enumerate() {
+            *place = (lane * (32 / BITS) / self.group).min(self.groups.saturating_sub(1)) as u32;
         }
+        // SAFETY: `LANES <= MAX_LANES`.
+        unsafe { s.load_words(places.as_ptr()) }
     }
 }
 
-impl<const GROUP: usize> WeightRows for Nibbles<GROUP> {
+impl<const BITS: usize> WeightRows for AffineRows<BITS> {
+    const INTEGER: bool = true;
+
     #[inline(always)]
     unsafe fn dot<S: Simd, const R: usize, const W: usize>(
         &self,
@@ -119,87 +142,38 @@ impl<const GROUP: usize> WeightRows for Nibbles<GROUP> {
         first: usize,
         x_row: usize,
     ) -> [[f32; R]; W] {
-        let rows = &self.0;
-        let chunk = 8 * S::LANES;
-        let spread = (chunk / GROUP).max(1);
-        let (full, rest) = (rows.words / S::LANES, rows.words % S::LANES);
+        let chunk = 32 / BITS * S::LANES;
+        let (full, rest) = (self.words / S::LANES, self.words % S::LANES);
+        let shift = self.group.trailing_zeros();
+        let places = self.places(s);
         // SAFETY: every offset is inside the rows the caller promises. Where the words do not fill the last
-        // chunk, it reaches back over words already multiplied, for which `x` has 0 there; groups divide a
-        // chunk then. Rows shorter than a chunk, of less than four groups, are read as far as they go.
+        // chunk, it reaches back over words already multiplied, for which `pairs` has 0 there; groups divide a
+        // chunk then. Rows shorter than a chunk are read as far as they go.
         unsafe {
-            let mut out = rows.biases::<S, R, W>(s, first, x_row);
-            let x = rows.x.add(x_row * rows.stride);
-            let packed = rows.packed.add(first * rows.words);
-            let scales = rows.scales.add(first * rows.groups);
-            let mut words = [(s.load_words_first(packed, 0), s.splat(0.0)); W];
+            let mut out = self.biases::<S, R, W>(s, first, x_row);
+            let packed = self.packed.add(first * self.words);
+            let scales = self.scales.add(first * self.groups);
+            let mut words = [(s.splat_word(0), s.splat(0.0)); W];
             for c in 0..full {
                 for w in 0..W {
-                    let at = packed.add(w * rows.words + c * S::LANES);
+                    let at = packed.add(w * self.words + c * S::LANES);
                     s.prefetch(at.cast::<u8>().wrapping_add(AHEAD));
                     words[w].0 = s.load_words(at);
-                    words[w].1 = s.spread(scales.add(w * rows.groups + c * chunk / GROUP), spread);
+                    words[w].1 = s.pick(scales.add(w * self.groups + ((c * chunk) >> shift)), places);
                 }
-                self.chunk(s, words, x.add(c * chunk), &mut out);
+                self.chunk(s, words, [x_row, c], &mut out);
             }
-            if rest > 0 && full > 0 {
+            if rest > 0 {
                 for w in 0..W {
-                    words[w].0 = s.load_words(packed.add((w + 1) * rows.words - S::LANES));
-                    words[w].1 = s.spread(scales.add((w + 1) * rows.groups - spread), spread);
-                }
-                self.chunk(s, words, x.add(full * chunk), &mut out);
-            } else if rest > 0 {
-                let mut left = [[0.0; 4]; W];
-                for w in 0..W {
-                    words[w].0 = s.load_words_first(packed.add(w * rows.words), rest);
-                    for group in 0..rows.groups {
-                        left[w][group] = *scales.add(w * rows.groups + group);
-                    }
-                    words[w].1 = s.spread(left[w].as_ptr(), spread);
-                }
-                self.chunk(s, words, x, &mut out);
-            }
-            sums(s, &out)
-        }
-    }
-}
-
-/// 8-bit rows: four to a word.
-#[derive(Clone, Copy)]
-pub(super) struct Bytes<const GROUP: usize>(pub(super) AffineRows);
-
-impl<const GROUP: usize> WeightRows for Bytes<GROUP> {
-    #[inline(always)]
-    unsafe fn dot<S: Simd, const R: usize, const W: usize>(
-        &self,
-        s: S,
-        first: usize,
-        x_row: usize,
-    ) -> [[f32; R]; W] {
-        let rows = &self.0;
-        // SAFETY: every offset is inside the rows the caller promises; LANES divides GROUP.
-        unsafe {
-            let mut out = rows.biases::<S, R, W>(s, first, x_row);
-            let x = rows.x.add(x_row * rows.stride);
-            for group in 0..rows.groups {
-                let mut sums = [[s.splat(0.0); R]; W];
-                for w in 0..W {
-                    let at = rows.packed.add((first + w) * rows.words).cast::<u8>().add(group * GROUP);
-                    s.prefetch(at.wrapping_add(AHEAD));
-                }
-                for at in (group * GROUP..(group + 1) * GROUP).step_by(S::LANES) {
-                    for w in 0..W {
-                        let q = s.load_bytes(rows.packed.add((first + w) * rows.words).cast::<u8>().add(at));
-                        for r in 0..R {
-                            sums[w][r] = s.fma(q, s.load(x.add(r * rows.stride + at)), sums[w][r]);
-                        }
+                    if full > 0 {
+                        words[w].0 = s.load_words(packed.add((w + 1) * self.words - S::LANES));
+                        words[w].1 = s.pick(scales.add((w + 1) * self.groups - (chunk >> shift)), places);
+                    } else {
+                        words[w].0 = s.load_words_first(packed.add(w * self.words), rest);
+                        words[w].1 = s.pick(scales.add(w * self.groups), places);
                     }
                 }
-                for w in 0..W {
-                    let scale = s.splat(*rows.scales.add((first + w) * rows.groups + group));
-                    for r in 0..R {
-                        out[w][r] = s.fma(scale, sums[w][r], out[w][r]);
-                    }
-                }
+                self.chunk(s, words, [x_row, full], &mut out);
             }
             sums(s, &out)
         }
@@ -215,6 +189,8 @@ pub(super) struct FloatRows<T> {
 }
 
 impl<T: Element> WeightRows for FloatRows<T> {
+    const INTEGER: bool = false;
+
     #[inline(always)]
     unsafe fn dot<S: Simd, const R: usize, const W: usize>(
         &self,
@@ -231,7 +207,9 @@ impl<T: Element> WeightRows for FloatRows<T> {
             let x = self.x.add(x_row * self.k);
             for at in (0..full).step_by(S::LANES) {
                 for w in 0..W {
-                    let value = T::load(s, values.add(w * self.k + at));
+                    let from = values.add(w * self.k + at);
+                    s.prefetch(from.cast::<u8>().wrapping_add(AHEAD));
+                    let value = T::load(s, from);
                     for r in 0..R {
                         out[w][r] = s.fma(value, s.load(x.add(r * self.k + at)), out[w][r]);
                     }

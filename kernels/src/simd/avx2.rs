@@ -1,6 +1,7 @@
 //! AVX2 with FMA and F16C: 8 lanes.
 //!
-//! Every x86-64 server and desktop CPU of the last ten years has these. Detection is in `level`.
+//! Every x86-64 server and desktop CPU of the last ten years has these. `VNNI` adds one instruction for products
+//! of 16-bit numbers. Detection is in `level`.
 
 use std::arch::x86_64::*;
 
@@ -9,24 +10,31 @@ use half::{bf16, f16};
 use super::{Kernel, Simd};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool>(());
 
 /// # Safety
 /// The CPU has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+    kernel.run(Avx2::<false>(()))
+}
+
+/// # Safety
+/// The CPU has AVX-VNNI besides.
+#[target_feature(enable = "avx2,avxvnni,fma,f16c")]
+pub(crate) unsafe fn enter_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2::<true>(()))
 }
 
 /// An intrinsic, in a method of the token that proves the CPU has it.
 macro_rules! isa {
     ($call:expr) => {
-        // SAFETY: an `Avx2` exists only inside `enter`; pointers are as the method's caller promised.
+        // SAFETY: an `Avx2` exists only inside its `enter`; pointers are as the method's caller promised.
         unsafe { $call }
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
     type F = __m256;
@@ -74,15 +82,13 @@ impl Simd for Avx2 {
     unsafe fn load_nibbles(self, from: *const u8) -> __m256 {
         isa!({
             let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
-            self.low_nibble(_mm256_srlv_epi32(word, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)))
+            let shifted = _mm256_srlv_epi32(word, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+            _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(15)))
         })
     }
     #[inline(always)]
-    unsafe fn spread(self, from: *const f32, groups: usize) -> __m256 {
-        isa!(match groups {
-            2 => _mm256_setr_m128(_mm_set1_ps(*from), _mm_set1_ps(*from.add(1))),
-            _ => _mm256_set1_ps(*from),
-        })
+    unsafe fn pick(self, from: *const f32, places: __m256i) -> __m256 {
+        isa!(_mm256_permutevar8x32_ps(_mm256_loadu_ps(from), places))
     }
     #[inline(always)]
     unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [__m256; 4]) {
@@ -174,12 +180,35 @@ impl Simd for Avx2 {
         isa!(_mm256_maskload_epi32(from.cast(), first(count)))
     }
     #[inline(always)]
-    fn low_nibble(self, a: __m256i) -> __m256 {
-        isa!(_mm256_cvtepi32_ps(_mm256_and_si256(a, _mm256_set1_epi32(15))))
+    fn splat_word(self, value: u32) -> __m256i {
+        isa!(_mm256_set1_epi32(value.cast_signed()))
     }
     #[inline(always)]
-    fn drop_nibble(self, a: __m256i) -> __m256i {
-        isa!(_mm256_srli_epi32::<4>(a))
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        isa!(_mm256_and_si256(a, b))
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m256i, bits: u32) -> __m256i {
+        isa!(_mm256_srl_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m256i, b: __m256i, sum: __m256i) -> __m256i {
+        if VNNI {
+            return isa!(_mm256_dpwssd_avx_epi32(sum, a, b));
+        }
+        isa!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+    }
+    #[inline(always)]
+    fn to_float(self, a: __m256i) -> __m256 {
+        isa!(_mm256_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    unsafe fn store_rounded(self, to: *mut i16, value: __m256) {
+        isa!({
+            let words = _mm256_cvtps_epi32(value);
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), _mm_packs_epi32(low, high));
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 //! AVX-512: 16 lanes.
 //!
-//! Masks make the ends of rows cheap, and one permutation turns 4-bit values into floats. Detection is in `level`.
+//! Masks make the ends of rows cheap, and one permutation turns 4-bit values into floats. `VNNI` adds one
+//! instruction for products of 16-bit numbers. Detection is in `level`.
 
 use std::arch::x86_64::*;
 
@@ -9,24 +10,31 @@ use half::{bf16, f16};
 use super::{Kernel, Simd};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const VNNI: bool>(());
 
 /// # Safety
 /// The CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(crate) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
+}
+
+/// # Safety
+/// The CPU has AVX-512 VNNI besides.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(crate) unsafe fn enter_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<true>(()))
 }
 
 /// An intrinsic, in a method of the token that proves the CPU has it.
 macro_rules! isa {
     ($call:expr) => {
-        // SAFETY: an `Avx512` exists only inside `enter`; pointers are as the method's caller promised.
+        // SAFETY: an `Avx512` exists only inside its `enter`; pointers are as the method's caller promised.
         unsafe { $call }
     };
 }
 
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     type F = __m512;
@@ -76,23 +84,16 @@ impl Simd for Avx512 {
             let eight_each = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
             let shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
             let words = _mm512_castsi128_si512(_mm_loadl_epi64(from.cast()));
-            self.low_nibble(_mm512_srlv_epi32(_mm512_permutexvar_epi32(eight_each, words), shifts))
+            let shifted = _mm512_srlv_epi32(_mm512_permutexvar_epi32(eight_each, words), shifts);
+            // The permutation looks at the four lowest bits of an index only, so it masks and converts at once.
+            let numbers =
+                _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+            _mm512_permutexvar_ps(shifted, numbers)
         })
     }
     #[inline(always)]
-    unsafe fn spread(self, from: *const f32, groups: usize) -> __m512 {
-        isa!(match groups {
-            4 => {
-                let order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                _mm512_permutexvar_ps(order, _mm512_castps128_ps512(_mm_loadu_ps(from)))
-            }
-            2 => {
-                let order = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-                let pair = _mm_castsi128_ps(_mm_loadl_epi64(from.cast()));
-                _mm512_permutexvar_ps(order, _mm512_castps128_ps512(pair))
-            }
-            _ => _mm512_set1_ps(*from),
-        })
+    unsafe fn pick(self, from: *const f32, places: __m512i) -> __m512 {
+        isa!(_mm512_permutexvar_ps(places, _mm512_castps256_ps512(_mm256_loadu_ps(from))))
     }
     #[inline(always)]
     unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [__m512; 4]) {
@@ -191,17 +192,31 @@ impl Simd for Avx512 {
         isa!(_mm512_maskz_loadu_epi32(first(count), from.cast()))
     }
     #[inline(always)]
-    fn low_nibble(self, a: __m512i) -> __m512 {
-        // The permutation looks at the four lowest bits of an index only, so it masks and converts at once.
-        isa!({
-            let numbers =
-                _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
-            _mm512_permutexvar_ps(a, numbers)
-        })
+    fn splat_word(self, value: u32) -> __m512i {
+        isa!(_mm512_set1_epi32(value.cast_signed()))
     }
     #[inline(always)]
-    fn drop_nibble(self, a: __m512i) -> __m512i {
-        isa!(_mm512_srli_epi32::<4>(a))
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        isa!(_mm512_and_si512(a, b))
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m512i, bits: u32) -> __m512i {
+        isa!(_mm512_srl_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
+        if VNNI {
+            return isa!(_mm512_dpwssd_epi32(sum, a, b));
+        }
+        isa!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
+    }
+    #[inline(always)]
+    fn to_float(self, a: __m512i) -> __m512 {
+        isa!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    unsafe fn store_rounded(self, to: *mut i16, value: __m512) {
+        isa!(_mm256_storeu_si256(to.cast(), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(value))))
     }
 }
 

@@ -17,8 +17,12 @@ pub enum Level {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ and VL besides.
+    /// x86-64 with AVX-VNNI besides.
+    Avx2Vnni,
+    /// x86-64 with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// x86-64 with AVX-512 VNNI besides.
+    Avx512Vnni,
     /// AArch64.
     Neon,
 }
@@ -64,14 +68,29 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
         // SAFETY: a `Level` other than `Portable` reaches a kernel only through `Level::current`, which
         // returns those of `Level::available` alone.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { super::avx512::enter(kernel) },
+        Level::Avx512 | Level::Avx512Vnni => unsafe { super::avx512::enter(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { super::avx2::enter(kernel) },
+        Level::Avx2 | Level::Avx2Vnni => unsafe { super::avx2::enter(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Level::Neon => unsafe { super::neon::enter(kernel) },
         _ => kernel.run(Portable),
+    }
+}
+
+/// Runs `kernel`, which is mostly products of integers, with the instructions of `level` for those too. The other
+/// kernels do without, and so without a copy of theirs for each.
+#[inline]
+pub(crate) fn dispatch_products<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    match level {
+        // SAFETY: as in `dispatch`.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => unsafe { super::avx512::enter_vnni(kernel) },
+        // SAFETY: as in `dispatch`.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2Vnni => unsafe { super::avx2::enter_vnni(kernel) },
+        _ => dispatch(level, kernel),
     }
 }
 
@@ -86,12 +105,13 @@ fn detect() -> Vec<Level> {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        if avx2 {
-            found.push(Level::Avx2);
-        }
-        if avx2 && avx512 {
-            found.push(Level::Avx512);
-        }
+        let levels = [
+            (Level::Avx2, avx2),
+            (Level::Avx2Vnni, avx2 && is_x86_feature_detected!("avxvnni")),
+            (Level::Avx512, avx2 && avx512),
+            (Level::Avx512Vnni, avx2 && avx512 && is_x86_feature_detected!("avx512vnni")),
+        ];
+        found.extend(levels.into_iter().filter(|(_, has)| *has).map(|(level, _)| level));
     }
     #[cfg(target_arch = "aarch64")]
     if std::arch::is_aarch64_feature_detected!("neon") {

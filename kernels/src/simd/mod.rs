@@ -16,8 +16,8 @@ mod portable;
 
 pub(crate) use element::Element;
 pub(crate) use exp::exp;
-pub(crate) use level::dispatch;
 pub use level::{Level, with_level};
+pub(crate) use level::{dispatch, dispatch_products};
 pub(crate) use portable::widen;
 
 /// Most lanes any set has.
@@ -71,11 +71,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES / 2` bytes can be read.
     unsafe fn load_nibbles(self, from: *const u8) -> Self::F;
-    /// Lane `i` is value `i * groups / LANES`.
+    /// Lane `i` is value `places[i]`, which is below 8.
     ///
     /// # Safety
-    /// `groups` values can be read; `groups` is 1, or 2 or 4 and at most `LANES / 4`.
-    unsafe fn spread(self, from: *const f32, groups: usize) -> Self::F;
+    /// 8 values can be read.
+    unsafe fn pick(self, from: *const f32, places: Self::U) -> Self::F;
 
     /// Stores across: the first `count` lanes `l` of the four vectors become four consecutive values at
     /// `to + l * stride`.
@@ -111,10 +111,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `count` values can be read.
     unsafe fn load_words_first(self, from: *const u32, count: usize) -> Self::U;
-    /// The lowest four bits of each lane, as a number.
-    fn low_nibble(self, a: Self::U) -> Self::F;
-    /// Each lane without its lowest four bits.
-    fn drop_nibble(self, a: Self::U) -> Self::U;
+    fn splat_word(self, value: u32) -> Self::U;
+    fn and(self, a: Self::U, b: Self::U) -> Self::U;
+    fn shift_right(self, a: Self::U, bits: u32) -> Self::U;
+    /// `sum + low(a) low(b) + high(a) high(b)` in each lane, with its halves as signed numbers. The sum does not
+    /// overflow; no product of two halves is `2^30`.
+    fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U;
+    /// Each lane, a signed number, as a float.
+    fn to_float(self, a: Self::U) -> Self::F;
+    /// Each lane rounded to an integer, within the range of `i16`.
+    ///
+    /// # Safety
+    /// `LANES` values can be written.
+    unsafe fn store_rounded(self, to: *mut i16, value: Self::F);
 }
 
 /// Code generic over the instruction set; implementations of `run` are `#[inline(always)]`.

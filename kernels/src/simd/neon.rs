@@ -91,12 +91,18 @@ impl Simd for Neon {
         const SHIFTS: [i32; 4] = [0, -4, -8, -12];
         isa!({
             let bits = vdupq_n_u32(u32::from(from.cast::<u16>().read_unaligned()));
-            self.low_nibble(vshlq_u32(bits, vld1q_s32(SHIFTS.as_ptr())))
+            let shifted = vshlq_u32(bits, vld1q_s32(SHIFTS.as_ptr()));
+            vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(15)))
         })
     }
     #[inline(always)]
-    unsafe fn spread(self, from: *const f32, _groups: usize) -> float32x4_t {
-        isa!(vld1q_dup_f32(from))
+    unsafe fn pick(self, from: *const f32, places: uint32x4_t) -> float32x4_t {
+        let mut at = [0; 4];
+        isa!({
+            vst1q_u32(at.as_mut_ptr(), places);
+            let picked = at.map(|place| *from.add(place as usize));
+            vld1q_f32(picked.as_ptr())
+        })
     }
     #[inline(always)]
     unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [float32x4_t; 4]) {
@@ -180,11 +186,31 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn low_nibble(self, a: uint32x4_t) -> float32x4_t {
-        isa!(vcvtq_f32_u32(vandq_u32(a, vdupq_n_u32(15))))
+    fn splat_word(self, value: u32) -> uint32x4_t {
+        isa!(vdupq_n_u32(value))
     }
     #[inline(always)]
-    fn drop_nibble(self, a: uint32x4_t) -> uint32x4_t {
-        isa!(vshrq_n_u32::<4>(a))
+    fn and(self, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
+        isa!(vandq_u32(a, b))
+    }
+    #[inline(always)]
+    fn shift_right(self, a: uint32x4_t, bits: u32) -> uint32x4_t {
+        isa!(vshlq_u32(a, vdupq_n_s32(-bits.cast_signed())))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: uint32x4_t, b: uint32x4_t, sum: uint32x4_t) -> uint32x4_t {
+        isa!({
+            let (a, b) = (vreinterpretq_s16_u32(a), vreinterpretq_s16_u32(b));
+            let products = vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+            vaddq_u32(sum, vreinterpretq_u32_s32(products))
+        })
+    }
+    #[inline(always)]
+    fn to_float(self, a: uint32x4_t) -> float32x4_t {
+        isa!(vcvtq_f32_s32(vreinterpretq_s32_u32(a)))
+    }
+    #[inline(always)]
+    unsafe fn store_rounded(self, to: *mut i16, value: float32x4_t) {
+        isa!(vst1_s16(to, vqmovn_s32(vcvtnq_s32_f32(value))));
     }
 }

@@ -85,9 +85,9 @@ impl Simd for Portable {
         each(|i| f32::from(bits >> (4 * i) & 15))
     }
     #[inline(always)]
-    unsafe fn spread(self, from: *const f32, _groups: usize) -> Four<f32> {
+    unsafe fn pick(self, from: *const f32, places: Four<u32>) -> Four<f32> {
         // SAFETY: promised by the caller.
-        self.splat(unsafe { *from })
+        each(|i| unsafe { *from.add(places.0[i] as usize) })
     }
     #[inline(always)]
     unsafe fn store_columns(self, to: *mut f32, stride: usize, count: usize, rows: [Four<f32>; 4]) {
@@ -164,12 +164,36 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
-    fn low_nibble(self, a: Four<u32>) -> Four<f32> {
-        each(|i| (a.0[i] & 15) as i32 as f32)
+    fn splat_word(self, value: u32) -> Four<u32> {
+        Four([value; 4])
     }
     #[inline(always)]
-    fn drop_nibble(self, a: Four<u32>) -> Four<u32> {
-        lanes(|i| a.0[i] >> 4)
+    fn and(self, a: Four<u32>, b: Four<u32>) -> Four<u32> {
+        lanes(|i| a.0[i] & b.0[i])
+    }
+    #[inline(always)]
+    fn shift_right(self, a: Four<u32>, bits: u32) -> Four<u32> {
+        lanes(|i| a.0[i] >> bits)
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: Four<u32>, b: Four<u32>, sum: Four<u32>) -> Four<u32> {
+        let low = |word: u32| i32::from(word as i16);
+        let high = |word: u32| word.cast_signed() >> 16;
+        lanes(|i| {
+            let products = low(a.0[i]) * low(b.0[i]) + high(a.0[i]) * high(b.0[i]);
+            sum.0[i].wrapping_add(products.cast_unsigned())
+        })
+    }
+    #[inline(always)]
+    fn to_float(self, a: Four<u32>) -> Four<f32> {
+        each(|i| a.0[i].cast_signed() as f32)
+    }
+    #[inline(always)]
+    unsafe fn store_rounded(self, to: *mut i16, value: Four<f32>) {
+        for (i, value) in self.round(value).0.into_iter().enumerate() {
+            // SAFETY: promised by the caller.
+            unsafe { *to.add(i) = value as i16 };
+        }
     }
 }
 
