@@ -4,6 +4,8 @@
 
 mod args;
 mod commands;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod cpu_build;
 mod logging;
 mod sys;
 mod terminal;
@@ -16,6 +18,10 @@ use args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(all(feature = "cuda", target_os = "linux"))]
+    if let Err(error) = cpu_build::start_again_if_needed(&cli.command) {
+        return failure(&anyhow::anyhow!("cannot start again with the CPU build of MLX: {error}"));
+    }
     let long_running =
         matches!(cli.command, Command::Serve(_) | Command::Node(_) | Command::Router(_) | Command::Worker(_));
     logging::init(cli.verbose, long_running);

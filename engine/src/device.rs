@@ -23,7 +23,7 @@ pub enum DeviceError {
     Unusable(String),
     /// The GPU build cannot even use the CPU without the GPU's driver.
     #[error(
-        "this GPU build of mlxcel needs a working GPU driver even for --device cpu: {0}; use a CPU build on this host"
+        "this GPU build of mlxcel needs a working GPU driver even for --device cpu: {0}; put the CPU build of MLX in ../lib/cpu beside the program, or use a CPU build of mlxcel on this host"
     )]
     NoDriver(String),
     /// There is no GPU of that index.
@@ -160,6 +160,12 @@ fn driver(properties: &[(String, String)]) -> String {
         Some(format!("{label} {value}"))
     });
     known.collect::<Vec<_>>().join(", ")
+}
+
+/// The CPU build of MLX with which this program must be started again to run on the CPU: there is one
+/// where a GPU build finds no usable driver, which it needs even for arrays of the CPU.
+pub fn library_for_cpu() -> Option<std::path::PathBuf> {
+    allocation_failure().filter(|_| GPU_BUILD).and_then(|_| mlx::cpu_library())
 }
 
 /// Why no array can be made, in the backend's words; the CUDA build makes even arrays of the CPU

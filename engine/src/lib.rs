@@ -20,7 +20,7 @@ pub mod toy;
 mod trace;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
-pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo};
+pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo, library_for_cpu};
 pub use inspect::{Inspection, inspect};
 pub use request::{
     ChatPrompt, Event, Finish, FinishReason, GenerateError, Limits, Prompt, Request, SamplingParams,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(not(feature = "mlx-source"))]
+use crate::target::Backend;
 use crate::target::Target;
 use crate::wheel;
 
@@ -23,7 +25,20 @@ pub(crate) fn mlx(target: &Target) -> Result<Mlx, String> {
     #[cfg(feature = "mlx-source")]
     return crate::source::build(target);
     #[cfg(not(feature = "mlx-source"))]
-    prefix(&wheel::unpacked(target)?.join("mlx"))
+    {
+        name_cpu_library(target)?;
+        prefix(&wheel::unpacked(target)?.join("mlx"))
+    }
+}
+
+/// Tells a CUDA build where the CPU build of the same MLX lies, for hosts without a usable driver.
+#[cfg(not(feature = "mlx-source"))]
+fn name_cpu_library(target: &Target) -> Result<(), String> {
+    if target.backend == Backend::Cuda && target.os == "linux" {
+        let cpu = wheel::unpacked(&Target { backend: Backend::Cpu, ..target.clone() })?;
+        println!("cargo::rustc-env=MLXCEL_CPU_LIBRARY={}", cpu.join("mlx/lib/libmlx.so").display());
+    }
+    Ok(())
 }
 
 /// An unpacked prefix: `include/mlx/mlx.h` and a library in `lib/`.
@@ -31,20 +46,25 @@ fn prefix(dir: &Path) -> Result<Mlx, String> {
     // Link arguments outlive this script's working folder.
     let dir = &std::path::absolute(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let include = dir.join("include");
-    let header = include.join("mlx").join("version.h");
+    check_version(&include.join("mlx").join("version.h"))?;
+    let windows_run = dir.join("mlx.dll").is_file().then(|| dir.to_path_buf());
+    let lib = dir.join("lib");
+    Ok(Mlx { include, run: windows_run.unwrap_or_else(|| lib.clone()), lib, is_static: false })
+}
+
+/// Refuses an MLX of another version, whose interface differs.
+pub(crate) fn check_version(header: &Path) -> Result<(), String> {
     // Should the folder vanish, the next build must find MLX anew.
     println!("cargo::rerun-if-changed={}", header.display());
-    let text = std::fs::read_to_string(&header)
-        .map_err(|e| format!("an MLX prefix must hold {}: {e}", header.display()))?;
+    let text =
+        std::fs::read_to_string(header).map_err(|e| format!("MLX must hold {}: {e}", header.display()))?;
     let found = header_version(&text);
     let wanted = wheel::Lock::read()?.version;
     if found.as_deref() != Some(wanted.as_str()) {
         let found = found.unwrap_or_else(|| "none".into());
         return Err(format!("MLX must be {wanted}, {} says {found}", header.display()));
     }
-    let windows_run = dir.join("mlx.dll").is_file().then(|| dir.to_path_buf());
-    let lib = dir.join("lib");
-    Ok(Mlx { include, run: windows_run.unwrap_or_else(|| lib.clone()), lib, is_static: false })
+    Ok(())
 }
 
 /// `0.32.4` from the `#define`s of `mlx/version.h`.

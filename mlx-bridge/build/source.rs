@@ -1,4 +1,7 @@
 //! Builds MLX from the source tree named by `MLXCEL_MLX_SOURCE` with CMake, as a static library.
+//!
+//! `MLXCEL_MLX_CMAKE_ARGS` holds further arguments for CMake, separated by blanks: a host without a way
+//! to GitHub names MLX's own dependencies there (`-DFETCHCONTENT_SOURCE_DIR_JSON=...`).
 
 use std::path::PathBuf;
 
@@ -13,6 +16,8 @@ pub(crate) fn build(target: &Target) -> Result<Mlx, String> {
     let source = source.ok_or(
         "feature `mlx-source` needs MLXCEL_MLX_SOURCE to name an MLX source tree (with CMakeLists.txt)",
     )?;
+    crate::locate::check_version(&source.join("mlx").join("version.h"))
+        .map_err(|problem| format!("MLXCEL_MLX_SOURCE: {problem}"))?;
     let on = |yes: bool| if yes { "ON" } else { "OFF" };
     let mut config = cmake::Config::new(&source);
     config.profile("Release").define("BUILD_SHARED_LIBS", "OFF");
@@ -21,6 +26,10 @@ pub(crate) fn build(target: &Target) -> Result<Mlx, String> {
     }
     config.define("MLX_BUILD_METAL", on(target.backend == Backend::Metal));
     config.define("MLX_BUILD_CUDA", on(target.backend == Backend::Cuda));
+    println!("cargo::rerun-if-env-changed=MLXCEL_MLX_CMAKE_ARGS");
+    for argument in std::env::var("MLXCEL_MLX_CMAKE_ARGS").unwrap_or_default().split_whitespace() {
+        config.configure_arg(argument);
+    }
     let prefix = config.build();
     let lib = ["lib", "lib64"].map(|name| prefix.join(name)).into_iter().find(|dir| dir.is_dir());
     let lib =

@@ -9,6 +9,7 @@ pub(crate) enum Backend {
 }
 
 /// The platform compiled for, which may differ from the one compiled on.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) os: String,
     pub(crate) arch: String,

@@ -2,8 +2,11 @@
 //!
 //! The default device is the process's, as in MLX; default streams are each thread's own.
 
+mod cpu_build;
 #[cfg(feature = "cuda")]
 mod nvidia;
+
+pub use cpu_build::cpu_library;
 
 use std::marker::PhantomData;
 

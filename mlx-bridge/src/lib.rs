@@ -37,7 +37,9 @@ mod owner;
 pub mod random;
 
 pub use array::Array;
-pub use device::{Device, DeviceInfo, DeviceKind, Stream, default_device, set_default_device, version};
+pub use device::{
+    Device, DeviceInfo, DeviceKind, Stream, cpu_library, default_device, set_default_device, version,
+};
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorKind, Result};
 pub use evaluation::{async_eval, eval, synchronize};

@@ -56,6 +56,28 @@ pub(crate) enum Command {
     Worker(WorkerArgs),
 }
 
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+impl Command {
+    /// What `--device` says, where this process itself computes.
+    pub(crate) fn device(&self) -> Option<&str> {
+        match self {
+            Self::Run(args) => Some(&args.model.device),
+            Self::Generate(args) => Some(&args.model.device),
+            Self::Inspect(args) => Some(&args.model.device),
+            Self::Worker(args) => Some(&args.device),
+            // These start a worker for every device.
+            Self::Node(args) => Some(&args.device),
+            Self::Serve(args) => Some(&args.model.device),
+            Self::Router(_)
+            | Self::Download(_)
+            | Self::List(_)
+            | Self::Rm(_)
+            | Self::Arch(_)
+            | Self::Convert(_) => None,
+        }
+    }
+}
+
 /// `mlxcel run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
