@@ -7,19 +7,23 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
-/// A buffer of this thread's, returned to it on drop. Holds whatever was left in it, and begins at a cache
-/// line: vector loads that straddle two lines run at half speed.
-pub(crate) struct Scratch {
+/// A buffer of this thread's `f32`, returned to it on drop: for what one kernel leaves to the next.
+///
+/// Holds whatever was left in it, and begins at a cache line: vector loads that straddle two lines run at half
+/// speed.
+#[derive(Debug)]
+pub struct Scratch {
     buffer: Vec<Line>,
     len: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
 impl Scratch {
-    pub(crate) fn new(len: usize) -> Self {
+    /// A buffer of `len` values.
+    pub fn new(len: usize) -> Self {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         if buffer.len() < len.div_ceil(16) {
             buffer.resize(len.div_ceil(16), Line([0.0; 16]));

@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation.
+//! Root-mean-square normalisation, and the residual additions before it.
 //!
 //! Sums in `f32` over lanes, as many partial sums as a vector has. Knows no residual stream but the one it is
 //! asked to add to: what a row is, a token or one head of it, the caller decides.
@@ -56,6 +56,21 @@ pub fn add_rms_norm(
             dispatch(level, Add { x, delta });
             dispatch(level, Norm { x, weight, eps, out });
         }
+    });
+    Ok(())
+}
+
+/// `residual += delta`; both of one length.
+///
+/// # Errors
+/// [`ShapeError`] when the lengths differ.
+pub fn add(residual: &mut [f32], delta: &[f32]) -> Result<(), ShapeError> {
+    expect_len("delta", delta.len(), &[residual.len()])?;
+    let (level, len, residuals) = (Level::current(), residual.len(), Disjoint::new(residual));
+    each_block(len, 1, |range| {
+        // SAFETY: blocks do not overlap.
+        let x = unsafe { residuals.part(range.clone()) };
+        dispatch(level, Add { x, delta: &delta[range] });
     });
     Ok(())
 }

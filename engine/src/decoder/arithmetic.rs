@@ -8,9 +8,12 @@ use mlxcel_mlx_bridge::{Array, Result};
 
 use super::description::Activation;
 use super::inputs::StepInputs;
-use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
+use super::residual::Residual;
+use super::weights::{LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 
 /// Operations on the flat hidden state `[tokens, width]`.
+///
+/// Those of whole blocks are made of the small ones, unless an implementation does them at once.
 pub(crate) trait Arithmetic {
     /// Rows of the embedding for `ids`, u32 `[tokens]`: `[tokens, hidden]`.
     fn embed(&self, ids: &Array, table: &MatrixWeights) -> Result<Array>;
@@ -36,6 +39,53 @@ pub(crate) trait Arithmetic {
 
     /// `activation(gate) * up`.
     fn gated(&self, gate: &Array, up: &Array, activation: Activation) -> Result<Array>;
+
+    /// Adds what is pending to the residual stream and normalises the sum.
+    fn advance(&self, residual: &mut Residual, norm: &NormWeights) -> Result<Array> {
+        match residual.delta.take() {
+            None => self.norm(&residual.hidden, norm),
+            Some(delta) => {
+                let (sum, normed) = self.add_norm(&residual.hidden, &delta, norm)?;
+                residual.hidden = sum;
+                Ok(normed)
+            }
+        }
+    }
+
+    /// Normed and rotated queries, keys and plain values of a layer: `[tokens, heads, head_dim]` each.
+    fn attention_inputs(
+        &self,
+        residual: &mut Residual,
+        layer: &LayerWeights,
+        step: &StepInputs,
+    ) -> Result<[Array; 3]> {
+        let x = self.advance(residual, &layer.mixer_norm)?;
+        let (weights, shape) = (&layer.attention, &layer.attention.shape);
+        let heads = |linear: &LinearWeights, heads: usize| {
+            self.linear(&x, linear)?.reshape(&[-1, length(heads), length(shape.head_dim)])
+        };
+        let rotated = |x: Array, norm: Option<&NormWeights>| {
+            let x = norm.map_or(Ok(x.clone()), |norm| self.norm(&x, norm))?;
+            self.rope(&x, step, &weights.rope)
+        };
+        let query = rotated(heads(&weights.query, shape.heads)?, weights.query_norm.as_ref())?;
+        let key = rotated(heads(&weights.key, shape.kv_heads)?, weights.key_norm.as_ref())?;
+        Ok([query, key, heads(&weights.value, shape.kv_heads)?])
+    }
+
+    /// What a layer does with the output of its attention, `[tokens, heads, head_dim]`: its projection and the
+    /// feed-forward block, both to the residual stream.
+    fn finish_layer(&self, residual: &mut Residual, mixed: &Array, layer: &LayerWeights) -> Result<()> {
+        let shape = &layer.attention.shape;
+        let mixed = mixed.reshape(&[-1, length(shape.heads * shape.head_dim)])?;
+        residual.delta = Some(self.linear(&mixed, &layer.attention.output)?);
+        let x = self.advance(residual, &layer.feed_forward_norm)?;
+        let gate = self.linear(&x, &layer.gate)?;
+        let up = self.linear(&x, &layer.up)?;
+        let inner = self.gated(&gate, &up, layer.activation)?;
+        residual.delta = Some(self.linear(&inner, &layer.down)?);
+        Ok(())
+    }
 }
 
 /// A length as MLX wants it. Lengths come from arrays MLX has already accepted.

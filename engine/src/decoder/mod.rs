@@ -11,6 +11,7 @@ mod inputs;
 mod model;
 #[cfg(test)]
 mod parity;
+mod residual;
 mod source;
 mod weights;
 

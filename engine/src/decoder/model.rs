@@ -5,10 +5,11 @@
 
 use mlxcel_mlx_bridge::{Array, Dtype, Result};
 
-use super::arithmetic::{Arithmetic, length};
+use super::arithmetic::Arithmetic;
 use super::description::Decoder;
 use super::inputs::{SampledTokens, StepInputs};
-use super::weights::{AttentionWeights, DecoderWeights, LayerWeights, NormWeights};
+use super::residual::Residual;
+use super::weights::DecoderWeights;
 use crate::kv::KvCache;
 use crate::schedule::StepPlan;
 
@@ -32,92 +33,23 @@ impl Model {
         cache: &mut dyn KvCache,
     ) -> Result<StepOutput> {
         let step = StepInputs::new(plan, previous)?;
-        let mut hidden = self.arithmetic.embed(&step.ids, &self.weights.embedding)?;
-        let mut delta: Option<Array> = None;
+        let mut residual = Residual::new(self.arithmetic.embed(&step.ids, &self.weights.embedding)?);
         for (index, layer) in self.weights.layers.iter().enumerate() {
-            let normed = self.advance(&mut hidden, delta.take(), &layer.mixer_norm)?;
-            let mixed = self.attention(index, &normed, &step, cache)?;
-            let normed = self.advance(&mut hidden, Some(mixed), &layer.feed_forward_norm)?;
-            delta = Some(self.feed_forward(layer, &normed)?);
+            let [query, key, value] = self.arithmetic.attention_inputs(&mut residual, layer, &step)?;
+            let mixed = cache.attend(index, &layer.attention.shape, [&query, &key, &value], &step)?;
+            self.arithmetic.finish_layer(&mut residual, &mixed, layer)?;
         }
         let rows = step.plan.sampled_rows();
         if rows.is_empty() {
-            return Ok(StepOutput::Computed(delta.unwrap_or(hidden)));
+            return Ok(StepOutput::Computed(residual.computed()));
         }
-        let (hidden, delta) =
-            (select(&hidden, &rows, &step)?, delta.map(|d| select(&d, &rows, &step)).transpose()?);
-        self.logits(hidden, delta).map(StepOutput::Logits)
-    }
-
-    /// Adds `delta` to the residual stream and normalises it.
-    fn advance(&self, hidden: &mut Array, delta: Option<Array>, norm: &NormWeights) -> Result<Array> {
-        match delta {
-            None => self.arithmetic.norm(hidden, norm),
-            Some(delta) => {
-                let (sum, normed) = self.arithmetic.add_norm(hidden, &delta, norm)?;
-                *hidden = sum;
-                Ok(normed)
-            }
-        }
-    }
-
-    fn attention(
-        &self,
-        index: usize,
-        x: &Array,
-        step: &StepInputs,
-        cache: &mut dyn KvCache,
-    ) -> Result<Array> {
-        let weights = &self.weights.layers[index].attention;
-        let shape = &weights.shape;
-        let query = self.heads(x, &weights.query, shape.heads, weights)?;
-        let key = self.heads(x, &weights.key, shape.kv_heads, weights)?;
-        let value = self.heads(x, &weights.value, shape.kv_heads, weights)?;
-        let query = self.rotated(query, weights.query_norm.as_ref(), weights, step)?;
-        let key = self.rotated(key, weights.key_norm.as_ref(), weights, step)?;
-        let mixed = cache.attend(index, shape, [&query, &key, &value], step)?;
-        let width = length(shape.heads * shape.head_dim);
-        self.arithmetic.linear(&mixed.reshape(&[-1, width])?, &weights.output)
-    }
-
-    fn heads(
-        &self,
-        x: &Array,
-        linear: &super::weights::LinearWeights,
-        heads: usize,
-        weights: &AttentionWeights,
-    ) -> Result<Array> {
-        let projected = self.arithmetic.linear(x, linear)?;
-        projected.reshape(&[-1, length(heads), length(weights.shape.head_dim)])
-    }
-
-    fn rotated(
-        &self,
-        x: Array,
-        norm: Option<&NormWeights>,
-        weights: &AttentionWeights,
-        step: &StepInputs,
-    ) -> Result<Array> {
-        let x = match norm {
-            Some(norm) => self.arithmetic.norm(&x, norm)?,
-            None => x,
-        };
-        self.arithmetic.rope(&x, step, &weights.rope)
-    }
-
-    fn feed_forward(&self, layer: &LayerWeights, x: &Array) -> Result<Array> {
-        let gate = self.arithmetic.linear(x, &layer.gate)?;
-        let up = self.arithmetic.linear(x, &layer.up)?;
-        let inner = self.arithmetic.gated(&gate, &up, layer.activation)?;
-        self.arithmetic.linear(&inner, &layer.down)
-    }
-
-    fn logits(&self, mut hidden: Array, delta: Option<Array>) -> Result<Array> {
-        let normed = self.advance(&mut hidden, delta, &self.weights.final_norm)?;
-        match &self.weights.head {
+        let mut residual = residual.select(&rows, step.len)?;
+        let normed = self.arithmetic.advance(&mut residual, &self.weights.final_norm)?;
+        let logits = match &self.weights.head {
             Some(head) => self.arithmetic.linear(&normed, head),
             None => self.arithmetic.matrix(&normed, &self.weights.embedding),
-        }
+        };
+        logits.map(StepOutput::Logits)
     }
 }
 
@@ -127,12 +59,4 @@ pub(crate) enum StepOutput {
     Logits(Array),
     /// Nothing is sampled; evaluating this completes the step.
     Computed(Array),
-}
-
-/// The given rows of `x`; `x` itself where they are all of them.
-fn select(x: &Array, rows: &[u32], step: &StepInputs) -> Result<Array> {
-    if rows.len() == step.len {
-        return Ok(x.clone());
-    }
-    x.take(&Array::from_slice(rows, &[length(rows.len())])?, 0)
 }

@@ -4,10 +4,15 @@
 
 use std::path::{Path, PathBuf};
 
-use mlxcel_mlx_bridge::Dtype;
+use mlxcel_mlx_bridge::{Array, Dtype};
 
+use super::arithmetic::Arithmetic;
 use super::build::Execution;
+use super::description::Activation;
+use super::host::HostArithmetic;
+use super::inputs::StepInputs;
 use super::model::{Model, StepOutput};
+use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 use crate::api::DeviceChoice;
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
@@ -46,6 +51,42 @@ fn mlx_graphs_give_mlx_lms_logits_for_ragged_prefill() {
 #[test]
 fn mlx_graphs_give_mlx_lms_logits_token_by_token() {
     check_all(Execution::Graph, one_by_one);
+}
+
+#[test]
+fn cpu_blocks_give_what_their_parts_give_one_by_one() {
+    let cpu = Device::choose(DeviceChoice::Cpu).expect("every host has a CPU");
+    cpu.make_default().expect("the CPU can be used");
+    for case in cases() {
+        let mut model = load(&case.model, Execution::Host).expect("the case loads");
+        let at_once = ragged(&model, &case.prompts);
+        model.arithmetic = Box::new(InParts(HostArithmetic));
+        assert!(ragged(&model, &case.prompts) == at_once, "{}: other logits", case.name);
+    }
+}
+
+/// An arithmetic without blocks of its own.
+struct InParts(HostArithmetic);
+
+impl Arithmetic for InParts {
+    fn embed(&self, ids: &Array, table: &MatrixWeights) -> mlxcel_mlx_bridge::Result<Array> {
+        self.0.embed(ids, table)
+    }
+    fn linear(&self, x: &Array, weights: &LinearWeights) -> mlxcel_mlx_bridge::Result<Array> {
+        self.0.linear(x, weights)
+    }
+    fn matrix(&self, x: &Array, weights: &MatrixWeights) -> mlxcel_mlx_bridge::Result<Array> {
+        self.0.matrix(x, weights)
+    }
+    fn norm(&self, x: &Array, weights: &NormWeights) -> mlxcel_mlx_bridge::Result<Array> {
+        self.0.norm(x, weights)
+    }
+    fn rope(&self, x: &Array, step: &StepInputs, rope: &RopeWeights) -> mlxcel_mlx_bridge::Result<Array> {
+        self.0.rope(x, step, rope)
+    }
+    fn gated(&self, gate: &Array, up: &Array, how: Activation) -> mlxcel_mlx_bridge::Result<Array> {
+        self.0.gated(gate, up, how)
+    }
 }
 
 /// Every prompt alone, a token a step: the logits after each.

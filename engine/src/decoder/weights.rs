@@ -126,7 +126,7 @@ impl DecoderWeights {
 }
 
 impl LinearWeights {
-    fn arrays(&self) -> impl Iterator<Item = &Array> {
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.matrix.arrays().into_iter().chain(&self.bias)
     }
 }
