@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mlxcel_engine::{Engine, Event, Finish, Limits, Prompt, Request, SamplingParams};
+use mlxcel_engine::{Engine, Event, Finish, Limits, Prompt, Request, SamplingParams, Turn};
 
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +79,7 @@ fn request(case: Case, sequence: u32, salt: usize) -> Request {
         prompt: Prompt::Tokens((0..case.prompt).map(token).collect()),
         sampling: SamplingParams::default(),
         limits: Limits { max_tokens: Some(case.decode), stop: Vec::new(), ignore_eos: true },
+        turn: Turn::default(),
     }
 }
 

@@ -13,7 +13,8 @@ pub type EventSink = Box<dyn FnMut(Event) + Send>;
 
 /// One loaded model that turns requests into tokens.
 pub trait Engine: Send + Sync {
-    /// Starts a request. Every request submitted ends with exactly one `Finished` or `Failed` event.
+    /// Starts a request. Every request submitted ends with exactly one `Finished` or `Failed` event, at its
+    /// deadline at the latest, give or take a step.
     fn submit(&self, request: Request, events: EventSink);
 
     /// Ends a request within one step with `FinishReason::Cancelled`; unknown ids are ignored.
@@ -36,6 +37,10 @@ pub struct EngineState {
     pub weight_bytes: u64,
     /// Bytes of KV cache held now.
     pub kv_bytes: u64,
+    /// Blocks of the KV pool; 0 for an engine without one.
+    pub kv_blocks: u32,
+    /// Those no sequence holds: free, or cached until they are needed.
+    pub kv_blocks_available: u32,
 }
 
 /// How to load a model.

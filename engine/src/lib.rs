@@ -23,7 +23,8 @@ pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadSte
 pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo, library_for_cpu};
 pub use inspect::{Inspection, inspect};
 pub use request::{
-    ChatPrompt, Event, Finish, FinishReason, GenerateError, Limits, Prompt, Request, SamplingParams,
+    ChatPrompt, Event, Finish, FinishReason, GenerateError, Limits, PRIORITIES, Prompt, Request,
+    SamplingParams, Turn,
 };
 pub use serving::{LoadError, load};
 pub use trace::Trace;

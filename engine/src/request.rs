@@ -17,7 +17,24 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to stop.
     pub limits: Limits,
+    /// When to start, beside others.
+    pub turn: Turn,
 }
+
+/// Whose turn it is where there is more to do than can be done at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// One of `PRIORITIES`. Higher goes first; what is passed over rises with time.
+    pub priority: i32,
+    /// Who asks. Clients of a priority get equal shares; requests without a client share one.
+    pub client: Option<String>,
+    /// Time from submission after which the output is of no more use: the request then ends with
+    /// [`GenerateError::DeadlineExceeded`], and is not computed if it has not begun.
+    pub deadline: Option<Duration>,
+}
+
+/// The priorities there are. Bounded, since a request rises by one level at a time.
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 
 /// What a request continues.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +167,9 @@ pub enum GenerateError {
     /// No room now.
     #[error("{0}")]
     Overloaded(String),
+    /// The request's deadline has passed.
+    #[error("{0}")]
+    DeadlineExceeded(String),
     /// The engine itself failed.
     #[error("{0}")]
     Internal(String),

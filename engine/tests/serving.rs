@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mlxcel_engine::{
     DeviceChoice, Engine, Event, Finish, FinishReason, GenerateError, Limits, LoadOptions, Prompt, Request,
-    SamplingParams, load,
+    SamplingParams, Turn, load,
 };
 
 /// Nothing here takes longer, even on a busy machine.
@@ -25,7 +25,7 @@ fn engine(options: LoadOptions) -> Box<dyn Engine> {
 fn request(id: &str, prompt: &[u32], max_tokens: u32) -> Request {
     let limits = Limits { max_tokens: Some(max_tokens), stop: Vec::new(), ignore_eos: true };
     let (id, prompt) = (id.to_owned(), Prompt::Tokens(prompt.to_vec()));
-    Request { id, prompt, sampling: SamplingParams::default(), limits }
+    Request { id, prompt, sampling: SamplingParams::default(), limits, turn: Turn::default() }
 }
 
 fn submit(engine: &dyn Engine, request: Request) -> Receiver<Event> {
@@ -106,6 +106,34 @@ fn a_cancelled_request_ends_as_cancelled_and_others_go_on() {
     drop(cancelled);
     let (_, _, finish) = collect(&long);
     assert_eq!(finish.map(|finish| finish.reason), Ok(FinishReason::Cancelled));
+    assert_eq!(collect(&other).0.len(), 30);
+}
+
+#[test]
+fn a_request_whose_deadline_passes_fails_with_what_it_got_and_others_go_on() {
+    let engine = engine(LoadOptions { max_sequences: Some(1), ..LoadOptions::default() });
+    // The first token waits until the deadlines have passed; the engine goes on a few steps only.
+    let (sender, late) = channel();
+    let sink = move |event| {
+        let first_token = matches!(event, Event::Delta { .. });
+        drop(sender.send(event));
+        if first_token {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+    };
+    let within = |id: &str, millis| Request {
+        turn: Turn { deadline: Some(Duration::from_millis(millis)), ..Turn::default() },
+        ..request(id, &[4, 5], 120)
+    };
+    engine.submit(within("late", 300), Box::new(sink));
+    let waiting = submit(engine.as_ref(), within("waiting", 50));
+    let other = submit(engine.as_ref(), request("other", &[6, 7], 30));
+    let (ids, _, ended) = collect(&late);
+    assert!(!ids.is_empty() && ids.len() < 120);
+    assert!(matches!(ended, Err(GenerateError::DeadlineExceeded(text)) if text.contains("300 ms")));
+    let (ids, _, ended) = collect(&waiting);
+    assert!(ids.is_empty());
+    assert!(matches!(ended, Err(GenerateError::DeadlineExceeded(_))));
     assert_eq!(collect(&other).0.len(), 30);
 }
 

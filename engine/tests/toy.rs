@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mlxcel_engine::toy::{ToyEngine, ToyOptions};
 use mlxcel_engine::{
     ChatPrompt, Engine, Event, Finish, FinishReason, GenerateError, Limits, Prompt, Request, SamplingParams,
+    Turn,
 };
 use serde_json::json;
 
@@ -16,7 +17,13 @@ fn engine(options: ToyOptions) -> ToyEngine {
 }
 
 fn request(id: &str, prompt: Prompt) -> Request {
-    Request { id: id.into(), prompt, sampling: SamplingParams::default(), limits: Limits::default() }
+    Request {
+        id: id.into(),
+        prompt,
+        sampling: SamplingParams::default(),
+        limits: Limits::default(),
+        turn: Turn::default(),
+    }
 }
 
 fn text(text: &str) -> Prompt {
@@ -248,6 +255,22 @@ fn dropping_the_engine_fails_its_requests() {
     for events in [running, waiting] {
         assert!(matches!(next(&events), Event::Failed(GenerateError::Internal(_))));
     }
+}
+
+#[test]
+fn requests_end_at_their_deadlines_begun_or_not() {
+    let options =
+        ToyOptions { token_delay: Duration::from_millis(50), max_sequences: 1, ..ToyOptions::default() };
+    let engine = engine(options);
+    let until = |id, millis| Request {
+        turn: Turn { deadline: Some(Duration::from_millis(millis)), ..Turn::default() },
+        ..request(id, text("hello"))
+    };
+    let (running, waiting) = (submit(&engine, until("a", 120)), submit(&engine, until("b", 20)));
+    assert!(matches!(next(&waiting), Event::Failed(GenerateError::DeadlineExceeded(_))));
+    let last = running.iter().last();
+    assert!(matches!(last, Some(Event::Failed(GenerateError::DeadlineExceeded(_)))), "{last:?}");
+    assert_eq!(engine.state().running, 0);
 }
 
 #[test]

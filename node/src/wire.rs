@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use mlxcel_engine::{
-    ChatPrompt, EngineState, Event, Finish, FinishReason, GenerateError, Limits, LoadStep, Prompt,
-    Quantization, Request, SamplingParams,
+    ChatPrompt, EngineState, Event, Finish, FinishReason, GenerateError, Limits, LoadStep, PRIORITIES,
+    Prompt, Quantization, Request, SamplingParams, Turn,
 };
 use mlxcel_protocol::v1::{self, FailureKind, generate_event, generate_request, load_progress};
 use serde_json::Value;
@@ -35,7 +35,19 @@ pub(crate) fn request(request: v1::GenerateRequest) -> Result<Request, String> {
             stop: request.stop,
             ignore_eos: request.ignore_eos,
         },
+        turn: Turn {
+            priority: priority(request.priority)?,
+            client: (!request.client.is_empty()).then_some(request.client),
+            deadline: (request.deadline_micros > 0).then(|| Duration::from_micros(request.deadline_micros)),
+        },
     })
+}
+
+fn priority(priority: i32) -> Result<i32, String> {
+    match PRIORITIES.contains(&priority) {
+        true => Ok(priority),
+        false => Err(format!("priority must be between -100 and 100, got {priority}")),
+    }
 }
 
 /// What a `WorkerLoad` asks to quantise to.
@@ -63,6 +75,7 @@ pub(crate) fn event(event: Event) -> (v1::GenerateEvent, bool) {
             let kind = match error {
                 GenerateError::Invalid(_) => FailureKind::InvalidRequest,
                 GenerateError::Overloaded(_) => FailureKind::Overloaded,
+                GenerateError::DeadlineExceeded(_) => FailureKind::DeadlineExceeded,
                 GenerateError::Internal(_) => FailureKind::Internal,
             };
             generate_event::Kind::Failed(failure(kind, error.to_string()))
@@ -248,6 +261,22 @@ mod tests {
         assert_eq!(request.sampling.logit_bias[&3], -1.5);
         assert_eq!(request.limits.max_tokens, Some(9));
         assert!(request.limits.ignore_eos);
+    }
+
+    #[test]
+    fn whose_turn_it_is_arrives_and_a_priority_out_of_range_is_refused() {
+        let asked = |priority| v1::GenerateRequest {
+            priority,
+            client: "ann".into(),
+            deadline_micros: 1500,
+            ..text_request()
+        };
+        let turn = request(asked(-100)).expect("valid").turn;
+        let expected =
+            Turn { priority: -100, client: Some("ann".into()), deadline: Some(Duration::from_micros(1500)) };
+        assert_eq!(turn, expected);
+        assert!(request(asked(101)).is_err_and(|error| error.contains("101")));
+        assert_eq!(request(text_request()).expect("valid").turn, Turn::default());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use anyhow::Result;
 use mlxcel_cluster_config::paths::state_dir;
-use mlxcel_engine::{ChatPrompt, Engine, Finish, Prompt, Request};
+use mlxcel_engine::{ChatPrompt, Engine, Finish, Prompt, Request, Turn};
 use serde_json::{Value, json};
 
 use super::generate::{print_now, request};
@@ -105,6 +105,7 @@ impl Conversation {
             prompt,
             sampling: self.args.sampling.params(),
             limits: self.args.options.limits(),
+            turn: Turn::default(),
         }
     }
 }

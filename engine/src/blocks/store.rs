@@ -252,7 +252,7 @@ impl BlockStore {
 #[cfg(test)]
 impl BlockStore {
     /// Checks what must hold between calls; `held` are all tables there are.
-    pub(super) fn check<'a>(&self, held: impl Iterator<Item = &'a BlockTable>) {
+    pub(crate) fn check<'a>(&self, held: impl Iterator<Item = &'a BlockTable>) {
         let mut references = vec![0u32; self.blocks.len()];
         for table in held {
             assert_eq!(table.blocks.len(), blocks_for(table.tokens), "a table holds what it needs");

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mlxcel_mlx_bridge::{Array, Dtype};
 
@@ -97,7 +98,13 @@ fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)
         let sequence = SequenceId(index as u64);
         cache.open(sequence);
         for (at, &token) in prompt.ids.iter().enumerate() {
-            let span = Span { sequence, tokens: vec![Token::Known(token)], start: at, sample: true };
+            let span = Span {
+                sequence,
+                tokens: vec![Token::Known(token)],
+                start: at,
+                sample: true,
+                blocks: Arc::default(),
+            };
             let rows = step(model, cache.as_mut(), vec![span]);
             seen.extend(rows.into_iter().map(|row| (index, at, row)));
         }
@@ -127,6 +134,7 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
                     tokens,
                     start: done[index],
                     sample: true,
+                    blocks: Arc::default(),
                 });
                 done[index] += chunk;
             }
@@ -141,7 +149,7 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
 }
 
 fn step(model: &Model, cache: &mut dyn KvCache, spans: Vec<Span>) -> Vec<Vec<f32>> {
-    let output = model.forward(StepPlan { spans }, None, cache).expect("the step runs");
+    let output = model.forward(StepPlan { spans, copies: Vec::new() }, None, cache).expect("the step runs");
     let StepOutput::Logits(logits) = output else { panic!("every span is sampled") };
     let width = model.description.vocab_size;
     let values: Vec<f32> =

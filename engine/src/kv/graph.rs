@@ -56,6 +56,10 @@ impl KvCache for GraphKv {
                 .get_mut(&span.sequence)
                 .and_then(|layers| layers.get_mut(layer))
                 .ok_or_else(|| not_open(span.sequence))?;
+            if span.start == 0 {
+                // The sequence begins, or begins again after it was preempted.
+                kv.length = 0;
+            }
             let [query, key, value] = query_key_value.map(|x| head_major(x, &rows));
             let [keys, values] = kv.append([key?, value?], rows.len(), attention)?;
             let mask = mask(attention.window, span.start, rows.len(), keys.dtype())?;

@@ -106,6 +106,10 @@ impl LayerKv {
         attention: &Attention,
         sides: [&[f32]; 2],
     ) -> std::result::Result<(), String> {
+        if span.start == 0 {
+            // The sequence begins, or begins again after it was preempted.
+            self.length = 0;
+        }
         if self.length != span.start {
             return Err(format!("a span starts at {}, its sequence has {} tokens", span.start, self.length));
         }

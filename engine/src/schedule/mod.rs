@@ -3,8 +3,17 @@
 //! Pure code: requests and sampled tokens in, `StepPlan`s out. Knows neither tensors nor clocks;
 //! `serving` executes its plans.
 
+mod admission;
+mod member;
 mod plan;
+mod planning;
+mod preemption;
+mod queue;
 mod scheduler;
+mod service;
+#[cfg(test)]
+mod tests;
 
+pub use admission::{Admission, AdmissionError, Client};
 pub use plan::{SequenceId, Span, StepPlan, Token};
-pub use scheduler::{Admission, AdmissionError, Scheduler, SchedulerLimits};
+pub use scheduler::{Scheduler, SchedulerLimits};

@@ -4,6 +4,9 @@
 //! together. Says what to compute, not how; only attention looks at the spans.
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use crate::blocks::{BlockCopy, BlockId};
 
 /// Names a sequence for as long as its engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +26,8 @@ pub enum Token {
 pub struct StepPlan {
     /// One span a sequence.
     pub spans: Vec<Span>,
+    /// Blocks to be copied before anything is written, in this order.
+    pub copies: Vec<BlockCopy>,
 }
 
 /// Consecutive tokens of one sequence.
@@ -36,6 +41,8 @@ pub struct Span {
     pub start: usize,
     /// Whether the logits after the last token are wanted.
     pub sample: bool,
+    /// Where the sequence's keys and values are: token `t` in block `t / BLOCK_TOKENS`.
+    pub blocks: Arc<[BlockId]>,
 }
 
 impl StepPlan {
@@ -102,13 +109,12 @@ mod tests {
 
     #[test]
     fn rows_positions_and_samples_follow_the_spans() {
-        let plan = StepPlan {
-            spans: vec![
-                Span { sequence: SequenceId(1), tokens: known(&[7]), start: 12, sample: true },
-                Span { sequence: SequenceId(2), tokens: known(&[3, 4, 5]), start: 0, sample: false },
-                Span { sequence: SequenceId(3), tokens: known(&[8, 9]), start: 4, sample: true },
-            ],
+        let span = |name, tokens: &[u32], start, sample| {
+            let (sequence, blocks) = (SequenceId(name), Arc::default());
+            Span { sequence, tokens: known(tokens), start, sample, blocks }
         };
+        let spans = vec![span(1, &[7], 12, true), span(2, &[3, 4, 5], 0, false), span(3, &[8, 9], 4, true)];
+        let plan = StepPlan { spans, copies: Vec::new() };
         let tokens: Vec<Token> = plan.tokens().map(|(_, token)| token).collect();
         assert_eq!(tokens, known(&[7, 3, 4, 5, 8, 9]));
         assert_eq!(plan.positions(), [12, 0, 1, 2, 4, 5]);

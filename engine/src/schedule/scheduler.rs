@@ -1,76 +1,66 @@
-//! Continuous batching: decode first, then prefill chunks under a token budget.
+//! The waiting and the running sequences, and who holds which blocks.
 //!
-//! Admission is first come, first served, against a count of sequences and of KV tokens reserved
-//! for the whole life of a sequence, so that a running sequence never runs out of cache.
-//! Knows no clock; `serving` decides when to step.
+//! Takes what happens: a sequence comes, gets a token, ends. What the next step computes is worked out in
+//! `planning`. Knows neither tensors nor clocks: `serving` says what was computed and what time it is.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use super::plan::{SequenceId, Span, StepPlan, Token};
+use super::admission::{Admission, AdmissionError};
+use super::member::Running;
+use super::plan::{SequenceId, Token};
+use super::queue::Queue;
+use super::service::Service;
+use crate::blocks::{BLOCK_TOKENS, BlockStore};
 
-/// What one engine can hold and do at once.
+/// What one engine can do at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerLimits {
-    /// Most sequences in one step.
+    /// Most sequences running.
     pub max_sequences: usize,
     /// Most tokens in one step; decode tokens count, and are never held back.
     pub step_tokens: usize,
-    /// Tokens the KV cache can hold over all sequences.
-    pub kv_tokens: usize,
+    /// After how long sequences that are passed over count as one priority higher.
+    pub ageing: Duration,
 }
 
-/// Why a sequence can never be admitted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AdmissionError {
-    /// There is nothing to continue.
-    #[error("the prompt is empty; give at least one token")]
-    EmptyPrompt,
-    /// The sequence alone is larger than the cache.
-    #[error(
-        "prompt and output need {needed} tokens of KV cache, of which there are {available}; \
-         shorten the prompt, lower max_tokens or give the engine more memory"
-    )]
-    LargerThanCache {
-        /// Tokens of prompt and output together.
-        needed: usize,
-        /// Tokens the cache holds.
-        available: usize,
-    },
-}
-
-/// A sequence to be admitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admission {
-    /// Its name.
-    pub sequence: SequenceId,
-    /// The prompt.
-    pub prompt: Vec<u32>,
-    /// Most tokens it will generate.
-    pub max_new_tokens: usize,
-}
-
-/// The queue of waiting sequences and the set of running ones.
+/// The waiting and the running sequences, and their blocks.
+///
+/// # How sequences are kept from starving
+/// The first in rank never gives way and fits the pool alone, so it ends; then the next one is first. What waits
+/// rises (see `queue`), and keeps the level it had risen to while it runs.
+///
+/// # What a step in flight means
+/// A plan may be made while the step before runs. A sequence that gives way or is removed then has blocks that the
+/// running step still reads and writes, and that the next one may give to another: steps must run in the order
+/// of their plans, on one stream. A sequence that gave way is admitted again by the plan after the next one at the
+/// earliest, when the token that the running step samples for it has been read.
 #[derive(Debug)]
 pub struct Scheduler {
-    limits: SchedulerLimits,
-    waiting: VecDeque<Admission>,
-    running: Vec<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    sequence: SequenceId,
-    /// Tokens known but not yet computed.
-    pending: VecDeque<Token>,
-    /// Tokens computed, all in the KV cache.
-    computed: usize,
-    reserved: usize,
+    pub(super) limits: SchedulerLimits,
+    pub(super) store: BlockStore,
+    pub(super) queue: Queue,
+    pub(super) running: Vec<Running>,
+    pub(super) service: Service,
+    deadlines: BTreeSet<(Duration, SequenceId)>,
+    /// Plans made.
+    pub(super) plans: u64,
+    pub(super) preempted: u64,
 }
 
 impl Scheduler {
-    /// An empty scheduler.
-    pub fn new(limits: SchedulerLimits) -> Self {
-        Self { limits, waiting: VecDeque::new(), running: Vec::new() }
+    /// An empty scheduler that hands out the blocks of `store`.
+    pub fn new(limits: SchedulerLimits, store: BlockStore) -> Self {
+        Self {
+            limits,
+            store,
+            queue: Queue::new(limits.ageing),
+            running: Vec::new(),
+            service: Service::default(),
+            deadlines: BTreeSet::new(),
+            plans: 0,
+            preempted: 0,
+        }
     }
 
     /// Queues a sequence.
@@ -81,47 +71,70 @@ impl Scheduler {
         if admission.prompt.is_empty() {
             return Err(AdmissionError::EmptyPrompt);
         }
-        let needed = admission.reserved();
-        if needed > self.limits.kv_tokens {
-            return Err(AdmissionError::LargerThanCache { needed, available: self.limits.kv_tokens });
+        let (needed, available) = (admission.most_tokens(), self.store.total() * BLOCK_TOKENS);
+        if needed > available {
+            return Err(AdmissionError::LargerThanCache { needed, available });
         }
-        self.waiting.push_back(admission);
+        let running = &self.running;
+        let queue = &self.queue;
+        self.service.forget_idle(|client| {
+            running.iter().any(|entry| entry.member.client == *client)
+                || queue.clients().any(|other| other == client)
+        });
+        self.deadlines.extend(admission.deadline.map(|at| (at, admission.sequence)));
+        let now = admission.arrival;
+        self.queue.insert(admission.into(), &mut self.service, now);
         Ok(())
     }
 
-    /// Admits what fits and plans the next step; empty when there is nothing to do.
-    /// Every planned token counts as computed from here on.
-    pub fn plan(&mut self) -> StepPlan {
-        self.admit();
-        let mut budget = self.limits.step_tokens.max(1);
-        let mut spans = Vec::with_capacity(self.running.len());
-        for entry in self.running.iter_mut().filter(|entry| entry.pending.len() == 1) {
-            spans.push(entry.take(1));
-            budget = budget.saturating_sub(1);
+    /// Forgets the sequences whose deadline has passed, waiting or running, and names them.
+    pub fn expire(&mut self, now: Duration) -> Vec<SequenceId> {
+        let mut expired = Vec::new();
+        while let Some(&(deadline, sequence)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.remove(sequence);
+            expired.push(sequence);
         }
-        for entry in self.running.iter_mut().filter(|entry| entry.pending.len() > 1) {
-            if budget == 0 {
-                break;
-            }
-            let chunk = entry.pending.len().min(budget);
-            budget -= chunk;
-            spans.push(entry.take(chunk));
-        }
-        StepPlan { spans }
+        expired
     }
 
-    /// The token that follows `sequence`: sampled after a planned step, or awaited from one that
-    /// still runs.
+    /// The token that follows `sequence`: sampled by a step and read, or awaited from one that still runs. A token
+    /// awaited is told again when it has been read.
     pub fn append(&mut self, sequence: SequenceId, token: Token) {
-        if let Some(entry) = self.running.iter_mut().find(|entry| entry.sequence == sequence) {
-            entry.pending.push_back(token);
+        let running = self.running.iter_mut().find(|entry| entry.member.sequence == sequence);
+        let member = running.map(|entry| &mut entry.member);
+        if let Some(member) = member.or_else(|| self.queue.get_mut(sequence)) {
+            member.append(token);
         }
     }
 
-    /// Forgets a sequence, waiting or running.
+    /// A step has run that computed `sequence` up to its first `tokens` tokens: others may share them.
+    pub fn computed(&mut self, sequence: SequenceId, tokens: usize) {
+        let Some(entry) = self.running.iter_mut().find(|entry| entry.member.sequence == sequence) else {
+            return;
+        };
+        let known = tokens.min(entry.member.tokens.len());
+        if known / BLOCK_TOKENS > entry.computed / BLOCK_TOKENS {
+            self.store.publish(&entry.table, &entry.member.tokens[..known]);
+        }
+        entry.computed = entry.computed.max(known);
+    }
+
+    /// Forgets a sequence, waiting or running, and takes its blocks back.
     pub fn remove(&mut self, sequence: SequenceId) {
-        self.waiting.retain(|entry| entry.sequence != sequence);
-        self.running.retain(|entry| entry.sequence != sequence);
+        let at = self.running.iter().position(|entry| entry.member.sequence == sequence);
+        let member = match at {
+            Some(at) => {
+                let Running { member, table, .. } = self.running.swap_remove(at);
+                self.store.release(table);
+                Some(member)
+            }
+            None => self.queue.remove(sequence, &mut self.service),
+        };
+        if let Some(deadline) = member.and_then(|member| member.deadline) {
+            self.deadlines.remove(&(deadline, sequence));
+        }
     }
 
     /// Sequences admitted.
@@ -131,126 +144,29 @@ impl Scheduler {
 
     /// Sequences waiting for room.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.queue.len()
     }
 
-    fn admit(&mut self) {
-        let mut reserved: usize = self.running.iter().map(|entry| entry.reserved).sum();
-        while let Some(next) = self.waiting.front() {
-            let fits = self.running.len() < self.limits.max_sequences
-                && reserved + next.reserved() <= self.limits.kv_tokens;
-            if !fits {
-                return;
-            }
-            reserved += next.reserved();
-            if let Some(admission) = self.waiting.pop_front() {
-                self.running.push(Running::from(admission));
-            }
-        }
+    /// The pool.
+    pub fn store(&self) -> &BlockStore {
+        &self.store
     }
-}
 
-impl Admission {
-    fn reserved(&self) -> usize {
-        self.prompt.len().saturating_add(self.max_new_tokens)
-    }
-}
-
-impl From<Admission> for Running {
-    fn from(admission: Admission) -> Self {
-        Self {
-            sequence: admission.sequence,
-            computed: 0,
-            reserved: admission.reserved(),
-            pending: admission.prompt.into_iter().map(Token::Known).collect(),
-        }
-    }
-}
-
-impl Running {
-    fn take(&mut self, count: usize) -> Span {
-        let tokens: Vec<Token> = self.pending.drain(..count).collect();
-        let start = self.computed;
-        self.computed += tokens.len();
-        Span { sequence: self.sequence, tokens, start, sample: self.pending.is_empty() }
+    /// How often a sequence had to give its blocks up.
+    pub fn preempted(&self) -> u64 {
+        self.preempted
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits() -> SchedulerLimits {
-        SchedulerLimits { max_sequences: 3, step_tokens: 8, kv_tokens: 64 }
-    }
-
-    fn admission(id: u64, prompt: usize, max_new_tokens: usize) -> Admission {
-        Admission { sequence: SequenceId(id), prompt: vec![1; prompt], max_new_tokens }
-    }
-
-    #[test]
-    fn a_long_prompt_is_prefilled_in_chunks_and_sampled_at_its_end() {
-        let mut scheduler = Scheduler::new(limits());
-        scheduler.add(admission(1, 20, 4)).expect("it fits");
-        let spans: Vec<_> = (0..3).map(|_| scheduler.plan().spans.remove(0)).collect();
-        let shape: Vec<_> = spans.iter().map(|s| (s.start, s.tokens.len(), s.sample)).collect();
-        assert_eq!(shape, [(0, 8, false), (8, 8, false), (16, 4, true)]);
-        assert!(scheduler.plan().is_empty(), "nothing to do until a token is sampled");
-    }
-
-    #[test]
-    fn decode_tokens_go_before_prefill_chunks() {
-        let mut scheduler = Scheduler::new(limits());
-        scheduler.add(admission(1, 2, 4)).expect("it fits");
-        scheduler.plan();
-        scheduler.append(SequenceId(1), Token::Known(9));
-        scheduler.add(admission(2, 20, 4)).expect("it fits");
-        let plan = scheduler.plan();
-        let shape: Vec<_> = plan.spans.iter().map(|s| (s.sequence.0, s.tokens.len())).collect();
-        assert_eq!(shape, [(1, 1), (2, 7)]);
-    }
-
-    #[test]
-    fn sequences_wait_until_their_whole_life_fits_the_cache() {
-        let mut scheduler = Scheduler::new(limits());
-        scheduler.add(admission(1, 4, 40)).expect("it fits");
-        scheduler.add(admission(2, 4, 20)).expect("it fits alone");
-        scheduler.plan();
-        assert_eq!((scheduler.running(), scheduler.waiting()), (1, 1));
-        scheduler.remove(SequenceId(1));
-        scheduler.plan();
-        assert_eq!((scheduler.running(), scheduler.waiting()), (1, 0));
-    }
-
-    #[test]
-    fn what_can_never_run_is_refused_at_once() {
-        let mut scheduler = Scheduler::new(limits());
-        assert_eq!(scheduler.add(admission(1, 0, 4)), Err(AdmissionError::EmptyPrompt));
-        assert_eq!(
-            scheduler.add(admission(1, 60, 5)),
-            Err(AdmissionError::LargerThanCache { needed: 65, available: 64 })
-        );
-    }
-
-    #[test]
-    fn every_prompt_token_is_planned_exactly_once_at_its_position() {
-        let mut scheduler =
-            Scheduler::new(SchedulerLimits { max_sequences: 4, step_tokens: 5, kv_tokens: 1000 });
-        for id in 0..6 {
-            scheduler.add(admission(id, 3 + 7 * id as usize, 2)).expect("it fits");
-        }
-        let mut seen = std::collections::BTreeMap::<u64, usize>::new();
-        while seen.values().sum::<usize>() < (0..6).map(|id| 3 + 7 * id).sum() {
-            let plan = scheduler.plan();
-            assert!(!plan.is_empty(), "starved with {seen:?}");
-            for span in plan.spans {
-                let at = seen.entry(span.sequence.0).or_default();
-                assert_eq!(*at, span.start);
-                *at += span.tokens.len();
-                if span.sample {
-                    scheduler.remove(span.sequence);
-                }
-            }
+impl Scheduler {
+    /// Checks what must hold between calls.
+    pub(super) fn check(&self) {
+        self.store.check(self.running.iter().map(|entry| &entry.table));
+        for entry in &self.running {
+            let known = entry.member.tokens.len();
+            assert!(entry.computed <= entry.planned && entry.planned <= known + entry.member.awaited);
+            assert!(entry.planned <= entry.table.tokens(), "every planned token has room");
         }
     }
 }

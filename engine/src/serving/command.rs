@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::api::{EngineState, EventSink};
-use crate::request::{Limits, SamplingParams};
+use crate::request::{Limits, SamplingParams, Turn};
+use crate::schedule::Scheduler;
 
 /// A message to the engine thread.
 pub(super) enum Command {
@@ -21,6 +22,7 @@ pub(super) struct Start {
     pub(super) continues: bool,
     pub(super) sampling: SamplingParams,
     pub(super) limits: Limits,
+    pub(super) turn: Turn,
     pub(super) events: EventSink,
 }
 
@@ -31,18 +33,22 @@ pub(super) struct SharedState {
     running: AtomicU32,
     waiting: AtomicU32,
     kv_bytes: AtomicU64,
+    kv_blocks: u32,
+    kv_blocks_available: AtomicU32,
 }
 
 impl SharedState {
-    pub(super) fn new(context_tokens: u32, weight_bytes: u64) -> Self {
+    pub(super) fn new(context_tokens: u32, weight_bytes: u64, kv_blocks: usize) -> Self {
         let (running, waiting, kv_bytes) = Default::default();
-        Self { context_tokens, weight_bytes, running, waiting, kv_bytes }
+        let kv_blocks = count(kv_blocks);
+        let kv_blocks_available = AtomicU32::new(kv_blocks);
+        Self { context_tokens, weight_bytes, running, waiting, kv_bytes, kv_blocks, kv_blocks_available }
     }
 
-    pub(super) fn publish(&self, running: usize, waiting: usize, kv_bytes: u64) {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        self.running.store(count(running), Ordering::Relaxed);
-        self.waiting.store(count(waiting), Ordering::Relaxed);
+    pub(super) fn publish(&self, scheduler: &Scheduler, kv_bytes: u64) {
+        self.running.store(count(scheduler.running()), Ordering::Relaxed);
+        self.waiting.store(count(scheduler.waiting()), Ordering::Relaxed);
+        self.kv_blocks_available.store(count(scheduler.store().available()), Ordering::Relaxed);
         self.kv_bytes.store(kv_bytes, Ordering::Relaxed);
     }
 
@@ -51,8 +57,14 @@ impl SharedState {
             running: self.running.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
             kv_bytes: self.kv_bytes.load(Ordering::Relaxed),
+            kv_blocks: self.kv_blocks,
+            kv_blocks_available: self.kv_blocks_available.load(Ordering::Relaxed),
             context_tokens: self.context_tokens,
             weight_bytes: self.weight_bytes,
         }
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -6,16 +6,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::command::SharedState;
 use super::delivery::TraceRows;
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
+use crate::blocks::{BLOCK_TOKENS, BlockStore};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::decoder::{Model, WeightError};
 use crate::device::{Device, DeviceError};
 use crate::families::{self, FamilyError};
-use crate::schedule::SchedulerLimits;
+use crate::schedule::{Scheduler, SchedulerLimits};
 use crate::text::{TextCodec, TextError};
 use crate::trace::Trace;
 
@@ -24,6 +26,10 @@ const DEFAULT_MAX_SEQUENCES: u32 = 16;
 
 /// Most tokens in one step: what keeps a decode token from waiting long for others' prompts.
 const STEP_TOKENS: usize = 512;
+
+/// After how long requests that are passed over count as one priority higher: a distance of one costs the lower one
+/// at most this time a turn.
+const AGEING: Duration = Duration::from_secs(5);
 
 /// Share of the memory left after the weights that KV caches may take.
 const KV_MEMORY_SHARE: f64 = 0.6;
@@ -110,6 +116,7 @@ struct Loaded {
     codec: TextCodec,
     context_tokens: u32,
     limits: SchedulerLimits,
+    blocks: usize,
     weight_bytes: u64,
     trace: Option<TraceRows>,
 }
@@ -133,17 +140,19 @@ impl Loaded {
         let weight_bytes = model.weights.bytes();
         let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES) as usize;
         let kv_tokens = kv_tokens(&model, &device, weight_bytes, max_sequences * context_tokens as usize);
-        let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, kv_tokens };
+        let blocks = kv_tokens / BLOCK_TOKENS;
+        let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, ageing: AGEING };
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
-        Ok(Self { model, codec, context_tokens, limits, weight_bytes, trace })
+        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, trace })
     }
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
         let (commands, receiver) = mpsc::channel();
-        let state = Arc::new(SharedState::new(self.context_tokens, self.weight_bytes));
+        let state = Arc::new(SharedState::new(self.context_tokens, self.weight_bytes, self.blocks));
+        let scheduler = Scheduler::new(self.limits, BlockStore::new(self.blocks));
         let codec = Arc::new(self.codec);
         let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
-        let thread = EngineThread::new((self.model, codec), self.limits, receiver, state, self.trace)
+        let thread = EngineThread::new((self.model, codec), scheduler, receiver, state, self.trace)
             .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
         Ok((thread, handle))
     }

@@ -3,7 +3,7 @@
 //! Says whether a token is the last. Knows no tensors, no text and no other sequence; what the
 //! client sees is its `Stream`'s.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::command::Start;
 use super::delivery::Update;
@@ -22,6 +22,15 @@ pub(super) struct Sequence {
     generated: u32,
     /// Tokens whose computation has begun, when that is known before they are read.
     launched: u32,
+    timeout: Option<Duration>,
+}
+
+/// The name of a new sequence and when it came, by the clock and since the engine began.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) sequence: SequenceId,
+    pub(super) at: Instant,
+    pub(super) since_begin: Duration,
 }
 
 impl Sequence {
@@ -29,9 +38,8 @@ impl Sequence {
     pub(super) fn new(
         mut start: Start,
         codec: &TextCodec,
-        name: SequenceId,
         context_tokens: u32,
-        now: Instant,
+        arrival: Arrival,
     ) -> Option<(Self, Stream, Admission)> {
         let prompt_tokens = u32::try_from(start.prompt.len()).unwrap_or(u32::MAX);
         let checked =
@@ -48,13 +56,22 @@ impl Sequence {
         };
         sampler.observe_prompt(&start.prompt);
         let eos = if start.limits.ignore_eos { Vec::new() } else { codec.eos_token_ids().to_vec() };
-        let sequence = Self { id: start.id, sampler, eos, max_new_tokens, generated: 0, launched: 0 };
+        let timeout = start.turn.deadline;
+        let sequence =
+            Self { id: start.id, sampler, eos, max_new_tokens, generated: 0, launched: 0, timeout };
         let detokenizer =
             codec.detokenizer(DetokenizeOptions { skip_special: true, continues: start.continues });
         let text = (detokenizer, StopMatcher::new(&start.limits.stop));
-        let stream = Stream::new(start.events, text, prompt_tokens, now);
-        let admission =
-            Admission { sequence: name, prompt: start.prompt, max_new_tokens: max_new_tokens as usize };
+        let stream = Stream::new(start.events, text, prompt_tokens, arrival.at);
+        let admission = Admission {
+            sequence: arrival.sequence,
+            prompt: start.prompt,
+            max_new_tokens: max_new_tokens as usize,
+            priority: start.turn.priority,
+            client: start.turn.client.map(Into::into),
+            arrival: arrival.since_begin,
+            deadline: timeout.map(|timeout| arrival.since_begin.saturating_add(timeout)),
+        };
         Some((sequence, stream, admission))
     }
 
@@ -62,6 +79,15 @@ impl Sequence {
     pub(super) fn expects_another(&mut self) -> bool {
         self.launched = self.launched.max(self.generated) + 1;
         self.launched < self.max_new_tokens
+    }
+
+    /// What to tell when its deadline has passed.
+    pub(super) fn expired(&self) -> Ending {
+        let millis = self.timeout.map_or(0, |timeout| timeout.as_millis());
+        let (done, most) = (self.generated, self.max_new_tokens);
+        Ending::Failed(GenerateError::DeadlineExceeded(format!(
+            "the deadline of {millis} ms passed after {done} of at most {most} tokens; allow more time or ask for fewer"
+        )))
     }
 
     /// Takes the next token: what to tell of it, and whether it was the last.

@@ -65,7 +65,7 @@ fn launch(
     previous: Option<&SampledTokens>,
 ) -> Result<Option<Launched>, LaunchError> {
     let begin = engine.recorder.begin();
-    let plan = engine.scheduler.plan();
+    let plan = engine.scheduler.plan(engine.since_begin());
     if plan.is_empty() {
         return Ok(None);
     }
@@ -141,30 +141,26 @@ fn sample(engine: &mut EngineThread, sequences: &[SequenceId], logits: &Array) -
     for (&name, row) in sequences.iter().zip(values.chunks_mut(width.max(1))) {
         let Some(sequence) = engine.sequences.get_mut(&name) else { continue };
         match sequence.sampler.sample(row) {
-            Ok(token) => {
-                if deliver(engine, name, token) {
-                    engine.scheduler.append(name, Token::Known(token));
-                }
-            }
+            Ok(token) => deliver(engine, name, token),
             Err(error) => fail(engine, &[name], &error.to_string()),
         }
     }
     Ok(())
 }
 
-/// Gives a token to its sequence; true when the sequence goes on. A sequence that has ended since the
-/// token's step was launched has no use for it.
-fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) -> bool {
-    let Some(sequence) = engine.sequences.get_mut(&name) else { return false };
+/// Gives a token to its sequence, and to the scheduler where the sequence goes on. One that has ended since the
+/// token's step was launched has no use for it; one that gave its blocks up since has.
+fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) {
+    let Some(sequence) = engine.sequences.get_mut(&name) else { return };
     let (updates, ended) = sequence.push(token);
     let now = Instant::now();
     for update in updates {
         engine.delivery.push(name, now, update);
     }
-    if ended {
-        engine.remove(name);
+    match ended {
+        true => engine.remove(name),
+        false => engine.scheduler.append(name, Token::Known(token)),
     }
-    !ended
 }
 
 fn fail(engine: &mut EngineThread, members: &[SequenceId], reason: &str) {

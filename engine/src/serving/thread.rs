@@ -5,19 +5,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::command::{Command, SharedState, Start};
 use super::delivery::{Delivery, TraceRows, Update};
 use super::recorder::Recorder;
-use super::sequence::Sequence;
+use super::sequence::{Arrival, Sequence};
 use super::step::{Launched, advance, settle};
 use super::stream::Ending;
 use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
 use crate::kv::KvCache;
 use crate::request::{Event, GenerateError, Prompt, Request};
-use crate::schedule::{Scheduler, SchedulerLimits, SequenceId};
+use crate::schedule::{Scheduler, SequenceId};
 use crate::text::TextCodec;
 
 /// Talks to the engine's thread; ends it when dropped.
@@ -62,6 +62,7 @@ impl Engine for EngineHandle {
             prompt,
             sampling: request.sampling,
             limits: request.limits,
+            turn: request.turn,
             events,
         };
         if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
@@ -104,6 +105,8 @@ pub(super) struct EngineThread {
     commands: Receiver<Command>,
     state: Arc<SharedState>,
     next: u64,
+    /// Time zero of the scheduler.
+    begin: Instant,
 }
 
 impl EngineThread {
@@ -113,7 +116,7 @@ impl EngineThread {
     /// The operating system gives no thread for delivery.
     pub(super) fn new(
         (model, codec): (Model, Arc<TextCodec>),
-        limits: SchedulerLimits,
+        scheduler: Scheduler,
         commands: Receiver<Command>,
         state: Arc<SharedState>,
         trace: Option<TraceRows>,
@@ -122,7 +125,7 @@ impl EngineThread {
         Ok(Self {
             cache: model.cache(),
             model,
-            scheduler: Scheduler::new(limits),
+            scheduler,
             sequences: BTreeMap::new(),
             launched: None,
             delivery: Delivery::start(trace)?,
@@ -131,12 +134,14 @@ impl EngineThread {
             commands,
             state,
             next: 0,
+            begin: Instant::now(),
         })
     }
 
     /// Works until every handle is gone, then cancels what is left.
     pub(super) fn run(mut self) {
         while self.take_commands() {
+            self.expire();
             let step = catch_unwind(AssertUnwindSafe(|| advance(&mut self)));
             if step.is_err() {
                 self.end_all(&|| {
@@ -190,7 +195,8 @@ impl EngineThread {
         let name = SequenceId(self.next);
         self.next += 1;
         let now = Instant::now();
-        let new = Sequence::new(start, &self.codec, name, self.state.context_tokens, now);
+        let arrival = Arrival { sequence: name, at: now, since_begin: now.duration_since(self.begin) };
+        let new = Sequence::new(start, &self.codec, self.state.context_tokens, arrival);
         let Some((sequence, mut stream, admission)) = new else { return };
         if let Err(error) = self.scheduler.add(admission) {
             let error = GenerateError::Invalid(error.to_string());
@@ -199,6 +205,20 @@ impl EngineThread {
         self.delivery.push(name, now, Update::Open(Box::new(stream)));
         self.cache.open(name);
         self.sequences.insert(name, sequence);
+    }
+
+    /// The scheduler's time.
+    pub(super) fn since_begin(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Ends the requests whose deadline has passed.
+    fn expire(&mut self) {
+        for name in self.scheduler.expire(self.since_begin()) {
+            if let Some(ending) = self.sequences.get(&name).map(Sequence::expired) {
+                self.end(name, ending);
+            }
+        }
     }
 
     /// Forgets a sequence everywhere but in its request's stream.
@@ -225,13 +245,16 @@ impl EngineThread {
 
     /// Hands over what clients and the trace are to be told.
     fn flush(&mut self) {
-        let (running, waiting) = (self.scheduler.running(), self.scheduler.waiting());
-        self.recorder.load(|| vec![("running", running as u64), ("waiting", waiting as u64)]);
+        let (scheduler, store) = (&self.scheduler, self.scheduler.store());
+        self.recorder.load(|| {
+            let (running, waiting, blocks) = (scheduler.running(), scheduler.waiting(), store.available());
+            vec![("running", running as u64), ("waiting", waiting as u64), ("free_blocks", blocks as u64)]
+        });
         let notes = self.recorder.take();
         self.delivery.flush(notes);
     }
 
     fn publish(&self) {
-        self.state.publish(self.scheduler.running(), self.scheduler.waiting(), self.cache.bytes());
+        self.state.publish(&self.scheduler, self.cache.bytes());
     }
 }

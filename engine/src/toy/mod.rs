@@ -57,7 +57,8 @@ impl Default for ToyOptions {
 /// a real model, the next token follows from all before it: a prompt of an earlier prompt's tokens
 /// and some of its answer's is answered with the rest of that answer.
 ///
-/// Sampling parameters are checked and otherwise ignored. Dropping the engine ends every request
+/// Sampling parameters are checked and otherwise ignored; so are priorities and clients: requests run in the order
+/// they came, and end at their deadlines. Dropping the engine ends every request
 /// with [`GenerateError::Internal`]; the thread ends by itself.
 #[derive(Debug)]
 pub struct ToyEngine {

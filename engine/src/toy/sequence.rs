@@ -14,6 +14,8 @@ pub(super) struct Sequence {
     pub(super) id: String,
     /// When the next token is ready.
     pub(super) next_at: Instant,
+    /// When to give it up.
+    pub(super) deadline: Option<Instant>,
     events: EventSink,
     memory: Memory,
     stops: StopMatcher,
@@ -29,10 +31,12 @@ pub(super) struct Sequence {
 /// A prompt checked and tokenised.
 pub(super) struct Prepared {
     pub(super) tokens: Vec<u32>,
+    /// When to give the request up.
+    pub(super) deadline: Option<Instant>,
 }
 
 impl Prepared {
-    pub(super) fn new(request: &Request, options: &ToyOptions) -> Result<Self, GenerateError> {
+    pub(super) fn new(request: &Request, options: &ToyOptions, now: Instant) -> Result<Self, GenerateError> {
         Sampler::new(&request.sampling, VOCAB_SIZE as usize)?;
         let tokens = language::encode(&request.prompt)?;
         let limit = options.context_tokens as usize;
@@ -40,7 +44,7 @@ impl Prepared {
             let rule = format!("the prompt must be shorter than the context of {limit} tokens");
             return Err(GenerateError::Invalid(format!("{rule}, got {}", tokens.len())));
         }
-        Ok(Self { tokens })
+        Ok(Self { tokens, deadline: request.turn.deadline.map(|after| now + after) })
     }
 
     pub(super) fn contains(&self, text: Option<&String>) -> bool {
@@ -67,6 +71,7 @@ impl Sequence {
         Self {
             id: request.id,
             next_at: now + options.prefill_delay_per_token * prompt_tokens + options.token_delay,
+            deadline: prepared.deadline,
             events,
             memory: Memory::of(tokens),
             stops: StopMatcher::new(&request.limits.stop),

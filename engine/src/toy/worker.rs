@@ -38,6 +38,7 @@ impl Worker {
     /// Works until the engine is dropped.
     pub(super) fn run(mut self) {
         while self.take_commands() {
+            self.expire();
             self.admit();
             self.publish();
             self.step();
@@ -50,7 +51,10 @@ impl Worker {
     /// Waits for commands or the next due step and takes every command there is; false when the
     /// engine is gone.
     fn take_commands(&mut self) -> bool {
-        let due = self.running.iter().map(|sequence| sequence.next_at).min();
+        let steps = self.running.iter().map(|sequence| sequence.next_at);
+        let deadlines = self.running.iter().filter_map(|sequence| sequence.deadline);
+        let waiting = self.waiting.iter().filter_map(|waiting| waiting.prepared.deadline);
+        let due = steps.chain(deadlines).chain(waiting).min();
         let room = self.running.len() < self.options.max_sequences && !self.waiting.is_empty();
         let first = match due {
             None if !room => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -89,7 +93,7 @@ impl Worker {
                 "request ids must be unique among requests in flight, got {}",
                 request.id
             ))),
-            false => Prepared::new(&request, &self.options),
+            false => Prepared::new(&request, &self.options, Instant::now()),
         };
         match prepared {
             Ok(prepared) => self.waiting.push_back(Waiting { request, prepared, events }),
@@ -113,6 +117,23 @@ impl Worker {
                 decode: Duration::ZERO,
             }));
         }
+    }
+
+    /// Ends what has taken too long, begun or not.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let past = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        let running: Vec<_> = self.running.extract_if(.., |sequence| past(sequence.deadline)).collect();
+        let is_late = |waiting: &Waiting| past(waiting.prepared.deadline);
+        let (late, waiting) = std::mem::take(&mut self.waiting).into_iter().partition::<Vec<_>, _>(is_late);
+        self.waiting = waiting.into();
+        if running.is_empty() && late.is_empty() {
+            return;
+        }
+        self.publish();
+        let error = || GenerateError::DeadlineExceeded("the deadline of the request has passed".into());
+        running.into_iter().for_each(|mut sequence| sequence.fail(error()));
+        late.into_iter().for_each(|mut waiting| (waiting.events)(Event::Failed(error())));
     }
 
     fn admit(&mut self) {

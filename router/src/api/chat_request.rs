@@ -36,6 +36,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
         max_tokens: max_tokens(&mut fields)?,
         stop: sampling::stop(&mut fields)?,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+        priority: sampling::priority(&mut fields)?,
+        client: sampling::client(&mut fields)?,
         ..GenerateRequest::default()
     };
     let streaming = sampling::streaming(&mut fields)?;

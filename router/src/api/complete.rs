@@ -14,7 +14,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use mlxcel_protocol::v1::Finished;
 use serde_json::Value;
 
@@ -32,25 +32,25 @@ use crate::relay::{Piece, Run};
 type Body = Result<Bytes, BytesRejection>;
 
 /// `POST /v1/chat/completions`
-pub(super) async fn chat(State(app): State<App>, body: Body) -> Response {
-    serve(app, body, Endpoint::Chat, chat_request::parse).await
+pub(super) async fn chat(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    serve(app, (headers, body), Endpoint::Chat, chat_request::parse).await
 }
 
 /// `POST /v1/completions`
-pub(super) async fn text(State(app): State<App>, body: Body) -> Response {
-    serve(app, body, Endpoint::Text, completion_request::parse).await
+pub(super) async fn text(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    serve(app, (headers, body), Endpoint::Text, completion_request::parse).await
 }
 
 async fn serve(
     app: App,
-    body: Body,
+    (headers, body): (HeaderMap, Body),
     endpoint: Endpoint,
     parse: fn(&[u8]) -> Result<Parsed, ApiError>,
 ) -> Response {
     let metrics = app.relay.metrics.clone();
-    let parsed = body.map_err(unreadable).and_then(|body| parse(&body));
+    let parsed = body.map_err(unreadable).and_then(|body| Ok((parse(&body)?, timeout(&headers)?)));
     let answer = match parsed {
-        Ok(parsed) => answer(app, endpoint, parsed).await,
+        Ok((parsed, timeout)) => answer(app, endpoint, parsed, timeout).await,
         Err(error) => Err(error),
     };
     let response = answer.unwrap_or_else(IntoResponse::into_response);
@@ -65,7 +65,25 @@ fn unreadable(rejection: BytesRejection) -> ApiError {
     }
 }
 
-async fn answer(app: App, endpoint: Endpoint, parsed: Parsed) -> Result<Response, ApiError> {
+/// How long the client gives, from now on.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let millis = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    match millis.filter(|millis| (1..=MOST_TIMEOUT_MILLIS).contains(millis)) {
+        Some(millis) => Ok(Some(Duration::from_millis(millis))),
+        None => {
+            let rule = format!("a whole number of milliseconds between 1 and {MOST_TIMEOUT_MILLIS}");
+            Err(ApiError::invalid_header(TIMEOUT_HEADER, &rule, value))
+        }
+    }
+}
+
+async fn answer(
+    app: App,
+    endpoint: Endpoint,
+    parsed: Parsed,
+    timeout: Option<Duration>,
+) -> Result<Response, ApiError> {
     let Parsed { mut generate, streaming } = parsed;
     generate.request_id = app.new_id(endpoint.id_prefix());
     let heading = Heading {
@@ -83,7 +101,7 @@ async fn answer(app: App, endpoint: Endpoint, parsed: Parsed) -> Result<Response
         heading,
         began: now(),
         metrics: app.relay.metrics.clone(),
-        run: Run::new(app.relay, generate, commit),
+        run: Run::new(app.relay, generate, commit, timeout),
         seen_token: false,
     };
     if streaming.on {
@@ -210,6 +228,11 @@ fn event(json: &Value) -> Event {
     // JSON escapes line breaks, so this is always one line.
     Event::default().data(json.to_string())
 }
+
+const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
+
+/// A day.
+const MOST_TIMEOUT_MILLIS: u64 = 86_400_000;
 
 /// Proxies commonly drop connections that are silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

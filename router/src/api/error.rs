@@ -51,6 +51,12 @@ impl ApiError {
         self
     }
 
+    /// A header whose value is not allowed.
+    pub(crate) fn invalid_header(name: &str, rule: &str, value: &http::HeaderValue) -> Self {
+        let got = String::from_utf8_lossy(value.as_bytes());
+        Self::bad_request(format!("the header '{name}' must be {rule}, got '{got}'")).code("invalid_value")
+    }
+
     /// A request that is wrong as a whole, such as one that is not JSON.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID, message)
@@ -117,6 +123,9 @@ impl From<Refusal> for ApiError {
             }
             Refusal::NoNode { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("no_node")
+            }
+            Refusal::DeadlineExceeded(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, SERVER, message).code("deadline_exceeded")
             }
             Refusal::Overloaded(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded")

@@ -113,10 +113,20 @@ pub(crate) fn streaming(fields: &mut Fields) -> Result<Streaming, ApiError> {
     Ok(Streaming { on, include_usage })
 }
 
+/// Reads `priority`: higher goes first.
+pub(crate) fn priority(fields: &mut Fields) -> Result<i32, ApiError> {
+    let number = fields.integer("priority", -100..=100, "between -100 and 100")?;
+    Ok(number.and_then(|n| i32::try_from(n).ok()).unwrap_or(0))
+}
+
+/// Reads whose request it is: `user`, or the name that replaces it. Empty for nobody's.
+pub(crate) fn client(fields: &mut Fields) -> Result<String, ApiError> {
+    let (user, identifier) = (fields.string("user")?, fields.string("safety_identifier")?);
+    Ok(user.or(identifier).unwrap_or_default())
+}
+
 /// Reads the fields of either endpoint that are accepted only where they change nothing.
 pub(crate) fn without_effect(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.string("user")?;
-    fields.string("safety_identifier")?;
     fields.string("prompt_cache_key")?;
     fields.object("metadata")?;
     fields.only("n", " except as 1", |v| v.as_i64() == Some(1))?;

@@ -93,7 +93,7 @@ fn values_out_of_range_or_of_the_wrong_type_are_refused_by_name() {
         {"top_k": -2}, {"top_k": 1.5}, {"min_p": 1.1}, {"repetition_penalty": 0}, {"repeat_penalty": 0},
         {"frequency_penalty": 2.1}, {"presence_penalty": -2.1}, {"seed": 1.5}, {"seed": 18446744073709551615_u64},
         {"max_tokens": 0}, {"max_tokens": -1}, {"max_completion_tokens": 4294967296_u64}, {"stop": ""},
-        {"stop": 1}, {"stop": ["a", ""]}, {"ignore_eos": 1}, {"stream": "yes"}, {"user": 1},
+        {"stop": 1}, {"stop": ["a", ""]}, {"ignore_eos": 1}, {"stream": "yes"}, {"user": 1}, {"priority": 101}, {"priority": "high"},
         {"metadata": "x"}, {"logit_bias": []}, {"logit_bias": {"x": 1}}, {"chat_template_kwargs": []},
         {"messages": []}, {"messages": "hi"}, {"model": 7}, {"repeat_last_n": -1},
     ]);
@@ -145,6 +145,18 @@ fn harmless_options_that_clients_send_are_accepted() {
         "function_call": null, "tool_calls": null,
     });
     chat(&json!({"messages": [message]})).expect("accepted");
+}
+
+#[test]
+fn priority_and_user_decide_whose_turn_it_is() {
+    let turn = |change: Value| {
+        let generate = chat(&change).expect("accepted").generate;
+        (generate.priority, generate.client)
+    };
+    assert_eq!(turn(json!({})), (0, String::new()));
+    assert_eq!(turn(json!({"priority": -100, "user": "ann"})), (-100, "ann".into()));
+    assert_eq!(turn(json!({"safety_identifier": "bob"})), (0, "bob".into()));
+    assert_eq!(text(&json!({"prompt": "x", "priority": 7})).expect("accepted").generate.priority, 7);
 }
 
 #[test]

@@ -214,8 +214,10 @@ impl Attempt {
         fleet: &Fleet,
         now: Instant,
     ) -> Verdict {
-        if kind == FailureKind::InvalidRequest {
-            return self.fail(Refusal::Invalid(message));
+        match kind {
+            FailureKind::InvalidRequest => return self.fail(Refusal::Invalid(message)),
+            FailureKind::DeadlineExceeded => return self.fail(Refusal::DeadlineExceeded(message)),
+            _ => {}
         }
         if kind == FailureKind::WorkerLost && matches!(self.phase, Phase::Started(_)) {
             self.crashes += 1;
@@ -239,9 +241,10 @@ impl Attempt {
                 FailureKind::WorkerLost | FailureKind::Draining | FailureKind::ModelNotFound => {
                     SetbackKind::Stale { epoch, reports }
                 }
-                FailureKind::Internal | FailureKind::InvalidRequest | FailureKind::Unspecified => {
-                    SetbackKind::Broken
-                }
+                FailureKind::Internal
+                | FailureKind::InvalidRequest
+                | FailureKind::DeadlineExceeded
+                | FailureKind::Unspecified => SetbackKind::Broken,
             },
             until: now + pause,
             times,
@@ -326,6 +329,7 @@ fn after_first_token(kind: FailureKind, message: String) -> Refusal {
     match kind {
         FailureKind::InvalidRequest => Refusal::Invalid(message),
         FailureKind::Overloaded => Refusal::Overloaded(message),
+        FailureKind::DeadlineExceeded => Refusal::DeadlineExceeded(message),
         FailureKind::WorkerLost
         | FailureKind::Draining
         | FailureKind::ModelNotFound

@@ -30,6 +30,9 @@ pub(crate) enum Refusal {
         /// What stood in the way last.
         why: String,
     },
+    /// The time the client gave has passed.
+    #[error("{0}")]
+    DeadlineExceeded(String),
     /// Nodes have the model, and none had room.
     #[error("every node that has the model is busy: {0}")]
     Overloaded(String),

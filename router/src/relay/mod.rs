@@ -6,7 +6,7 @@
 mod leg;
 mod load;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mlxcel_protocol::v1::{Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
@@ -48,17 +48,33 @@ pub(crate) struct Run {
     attempt: Attempt,
     leg: Option<Leg>,
     legs: u32,
+    deadline: Option<Deadline>,
     /// Whether a part has been handed out that a retry makes void.
     delivered: bool,
     _in_flight: InFlight,
 }
 
 impl Run {
-    /// A request that has gone nowhere yet. Its id becomes the wire's.
-    pub(crate) fn new(relay: Relay, request: GenerateRequest, commit: Commit) -> Self {
+    /// A request that has gone nowhere yet, and may take `timeout` from now on. Its id becomes the wire's.
+    pub(crate) fn new(
+        relay: Relay,
+        request: GenerateRequest,
+        commit: Commit,
+        timeout: Option<Duration>,
+    ) -> Self {
         let attempt = Attempt::new(&request.model, commit, relay.patience);
         let in_flight = relay.metrics.request_begins();
-        Self { relay, request, attempt, leg: None, legs: 0, delivered: false, _in_flight: in_flight }
+        let deadline = timeout.map(|timeout| Deadline { timeout, at: now() + timeout });
+        Self {
+            relay,
+            request,
+            attempt,
+            leg: None,
+            legs: 0,
+            deadline,
+            delivered: false,
+            _in_flight: in_flight,
+        }
     }
 
     /// The answer's next part. After `Finished` or an error nothing follows.
@@ -69,6 +85,10 @@ impl Run {
             () = stopping.cancelled() => {
                 self.leg = None;
                 Err(Refusal::Stopping)
+            }
+            refusal = passed(self.deadline) => {
+                self.leg = None;
+                Err(refusal)
             }
             piece = self.advance() => piece,
         }
@@ -122,6 +142,9 @@ impl Run {
                         // The same node may be asked again before it has forgotten the last time.
                         request.request_id = format!("{}-{}", request.request_id, self.legs);
                     }
+                    if let Some(deadline) = self.deadline {
+                        request.deadline_micros = deadline.left_micros(now());
+                    }
                     return Ok(Leg::new(self.relay.roster.clone(), pick, link, request));
                 }
                 Order::Load(node, link) => {
@@ -138,6 +161,29 @@ impl Run {
             }
         }
     }
+}
+
+/// How long a request may take, and until when that is.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    timeout: Duration,
+    at: Instant,
+}
+
+impl Deadline {
+    /// What is left, and at least something: 0 means no deadline on the wire.
+    fn left_micros(self, now: Instant) -> u64 {
+        let left = self.at.saturating_duration_since(now);
+        u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// Returns when a deadline has passed. The node that has the request knows it too; this is for one that waits here,
+/// or on a node that does not answer.
+async fn passed(deadline: Option<Deadline>) -> Refusal {
+    sleep_until(deadline.map(|deadline| deadline.at)).await;
+    let timeout = deadline.map_or(0, |deadline| deadline.timeout.as_millis());
+    Refusal::DeadlineExceeded(format!("the answer was not complete within the {timeout} ms the request gave"))
 }
 
 async fn sleep_until(at: Option<std::time::Instant>) {

@@ -122,6 +122,40 @@ async fn chat_reaches_the_node_with_its_sampling() {
 }
 
 #[tokio::test]
+async fn a_timeout_reaches_the_node_and_ends_a_request_that_none_can_serve() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    let at = rig.at;
+    let post = move |millis: &'static str| async move {
+        client::post_with(at, &[("x-request-timeout-ms", millis)], &super::rig::chat(json!({}))).await
+    };
+    let answer = tokio::spawn(post("60000"));
+    let asked = node.asked().await;
+    assert!((1..=60_000_000).contains(&asked.request.deadline_micros), "{}", asked.request.deadline_micros);
+    asked.answer(&["ok"]).await;
+    assert_eq!(answer.await.expect("sent").status, 200);
+
+    // The node takes it and says nothing.
+    let answer = tokio::spawn(post("50"));
+    let _silent = node.asked().await;
+    let answer = answer.await.expect("sent");
+    assert_eq!(answer.status, 504);
+    let error = &answer.json().await["error"];
+    assert_eq!(error["code"], "deadline_exceeded");
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("50 ms")), "{error}");
+
+    for wrong in ["0", "soon", "86400001"] {
+        let answer = post(wrong).await;
+        assert_eq!(answer.status, 400);
+        let error = &answer.json().await["error"];
+        assert!(
+            error["message"].as_str().is_some_and(|text| text.contains("x-request-timeout-ms")),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn text_completion_takes_token_ids_and_streams() {
     let mut node = FakeNode::with(&["m"]).await;
     let rig = Rig::with(&[&node]).await;

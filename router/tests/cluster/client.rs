@@ -49,13 +49,29 @@ pub(crate) async fn post(at: SocketAddr, path: &str, body: &Value) -> Answer {
 }
 
 pub(crate) async fn call(at: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
-    let request = Request::builder()
+    call_with(at, (method, path), &[], body).await
+}
+
+/// Posts a chat request with more headers.
+pub(crate) async fn post_with(at: SocketAddr, headers: &[(&str, &str)], body: &Value) -> Answer {
+    call_with(at, ("POST", "/v1/chat/completions"), headers, &body.to_string()).await
+}
+
+async fn call_with(
+    at: SocketAddr,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "router")
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body.to_owned())))
-        .expect("well-formed");
+        .header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("well-formed");
     timeout(LIMIT * 2, send(at, request)).await.expect("an answer in time")
 }
 

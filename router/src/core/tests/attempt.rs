@@ -79,6 +79,20 @@ fn wrong_request_is_never_retried() {
 }
 
 #[test]
+fn a_deadline_that_passed_on_one_node_has_passed_on_all() {
+    for streamed in [false, true] {
+        let world = World::with(&["a", "b"]);
+        let mut attempt = attempt();
+        world.step(&mut attempt);
+        if streamed {
+            world.tell(&mut attempt, Happening::Delta);
+        }
+        let verdict = world.tell(&mut attempt, failed(FailureKind::DeadlineExceeded));
+        assert_eq!(verdict, Verdict::Fail(Refusal::DeadlineExceeded("words of the node".into())));
+    }
+}
+
+#[test]
 fn no_failure_after_the_first_token_is_retried() {
     for kind in
         [FailureKind::Overloaded, FailureKind::Draining, FailureKind::WorkerLost, FailureKind::Internal]

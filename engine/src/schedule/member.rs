@@ -1,0 +1,102 @@
+//! A sequence as the scheduler knows it: waiting, or running with blocks.
+//!
+//! Counts and tokens only. Decides nothing: `queue` and `preemption` compare members, `scheduler` moves them.
+
+use std::time::Duration;
+
+use super::admission::{Admission, Client};
+use super::plan::{SequenceId, Span, Token};
+use crate::blocks::BlockTable;
+
+/// What stays the same whether a sequence waits or runs.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) sequence: SequenceId,
+    pub(super) client: Client,
+    pub(super) priority: i32,
+    pub(super) arrival: Duration,
+    pub(super) deadline: Option<Duration>,
+    /// Prompt and output, as far as the output has been read.
+    pub(super) tokens: Vec<u32>,
+    /// Tokens after those that launched steps sample and a later step may compute already.
+    pub(super) awaited: usize,
+    /// Samples of launched steps that nobody has read.
+    pub(super) unread: usize,
+    /// Its prompt has been charged to its client; computing it again is not the client's doing.
+    pub(super) charged: bool,
+    /// The first plan that may admit it.
+    pub(super) not_before: u64,
+}
+
+/// A member that has blocks.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) member: Member,
+    pub(super) table: BlockTable,
+    /// Priority with what it gained by waiting.
+    pub(super) level: i64,
+    /// Tokens planned so far: computed, or being computed.
+    pub(super) planned: usize,
+    /// Tokens known to be computed.
+    pub(super) computed: usize,
+}
+
+impl From<Admission> for Member {
+    fn from(admission: Admission) -> Self {
+        Self {
+            sequence: admission.sequence,
+            client: admission.client,
+            priority: admission.priority,
+            arrival: admission.arrival,
+            deadline: admission.deadline,
+            tokens: admission.prompt,
+            awaited: 0,
+            unread: 0,
+            charged: false,
+            not_before: 0,
+        }
+    }
+}
+
+impl Member {
+    /// Earlier comes first.
+    pub(super) fn age(&self) -> (Duration, SequenceId) {
+        (self.arrival, self.sequence)
+    }
+
+    /// Takes the token that follows.
+    pub(super) fn append(&mut self, token: Token) {
+        match token {
+            Token::Awaited => self.awaited += 1,
+            Token::Known(id) => {
+                self.tokens.push(id);
+                self.awaited = self.awaited.saturating_sub(1);
+                self.unread = self.unread.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Tokens not planned yet.
+    pub(super) fn pending(&self) -> usize {
+        self.member.tokens.len() + self.member.awaited - self.planned
+    }
+
+    /// Tokens for which `count` more need room beyond what the table has.
+    pub(super) fn lacking(&self, count: usize) -> usize {
+        (self.planned + count).saturating_sub(self.table.tokens())
+    }
+
+    /// Plans the next `count` tokens, for which the table has room.
+    pub(super) fn take(&mut self, count: usize) -> Span {
+        let start = self.planned;
+        let known = &self.member.tokens;
+        let token = |at: usize| known.get(at).map_or(Token::Awaited, |id| Token::Known(*id));
+        let tokens = (start..start + count).map(token).collect();
+        self.planned += count;
+        let sample = self.pending() == 0;
+        self.member.unread += usize::from(sample);
+        Span { sequence: self.member.sequence, tokens, start, sample, blocks: self.table.shared() }
+    }
+}

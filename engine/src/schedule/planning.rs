@@ -1,0 +1,173 @@
+//! Continuous batching: what the next step computes.
+//!
+//! A step decodes every running sequence and fills what is left of its token budget with chunks of prompts. A
+//! sequence is admitted when its prompt fits beside a reserve, and grows block by block; when no block is left,
+//! the last in rank gives its blocks up and waits, and its tokens so far are its prompt when it comes back
+//! (preemption by recompute, as in vLLM: Kwon et al., "PagedAttention", SOSP 2023). Who is next is `queue`'s to say.
+
+use std::time::Duration;
+
+use super::member::{Member, Running};
+use super::plan::StepPlan;
+use super::preemption::rank;
+use super::queue::Next;
+use super::scheduler::Scheduler;
+use super::service::{OUTPUT_COST, PROMPT_COST};
+use crate::blocks::{BlockTable, blocks_for};
+
+impl Scheduler {
+    /// Admits what fits and plans the next step; empty when there is nothing to do. Planned tokens count as computed
+    /// for the plans that follow.
+    pub fn plan(&mut self, now: Duration) -> StepPlan {
+        self.plans += 1;
+        rank(&mut self.running);
+        self.make_way(now);
+        let mut plan = StepPlan::default();
+        let crowded = self.decode(&mut plan, now);
+        let budget = self.limits.step_tokens.max(1).saturating_sub(plan.len());
+        if !crowded {
+            self.admit(budget, now);
+        }
+        self.prefill(&mut plan, budget);
+        plan
+    }
+
+    /// Has sequences of a lower level give way to the next one that waits, if that makes room for it.
+    fn make_way(&mut self, now: Duration) {
+        let Some(next) = self.next(now) else { return };
+        let lower = self.running.iter().rev().take_while(|entry| entry.level < next.level);
+        let (count, held) = lower.fold((0, 0), |(n, held), entry| (n + 1, held + entry.table.blocks().len()));
+        let needed = self.queue.get(&next).map_or(usize::MAX, |member| blocks_for(member.tokens.len()));
+        let slots = self.running.len() - count < self.limits.max_sequences;
+        if !slots || self.store.available() + held < needed {
+            return;
+        }
+        for _ in 0..count {
+            let fits = self.running.len() < self.limits.max_sequences
+                && self.place(&next).is_some_and(|table| {
+                    self.store.release(table);
+                    true
+                });
+            if fits {
+                return;
+            }
+            self.preempt_last(now);
+        }
+    }
+
+    /// Plans the next token of every sequence that has just one; true when sequences had to give way.
+    fn decode(&mut self, plan: &mut StepPlan, now: Duration) -> bool {
+        let before = self.running.len();
+        let mut at = 0;
+        while at < self.running.len() {
+            if self.running[at].pending() == 1 && self.grow(at, plan, now) {
+                self.compute(at, 1, plan);
+            }
+            at += 1;
+        }
+        self.running.len() < before
+    }
+
+    /// Makes room for the next token of the sequence at `at`, at the cost of those after it; false when it had to
+    /// give way itself.
+    fn grow(&mut self, at: usize, plan: &mut StepPlan, now: Duration) -> bool {
+        while let Some(entry) = self.running.get_mut(at) {
+            let lacking = entry.lacking(1);
+            if let Ok(copy) = self.store.grow(&mut entry.table, lacking) {
+                plan.copies.extend(copy);
+                return true;
+            }
+            self.preempt_last(now);
+        }
+        false
+    }
+
+    /// The last in rank gives its blocks up.
+    fn preempt_last(&mut self, now: Duration) {
+        let Some(Running { mut member, table, .. }) = self.running.pop() else { return };
+        self.store.release(table);
+        self.preempted += 1;
+        member.not_before = self.plans + 1;
+        self.queue.insert(member, &mut self.service, now);
+    }
+
+    /// Admits what may run beside what runs, as long as what goes before it leaves any of `budget`.
+    fn admit(&mut self, budget: usize, now: Duration) {
+        while self.running.len() < self.limits.max_sequences
+            && let Some(next) = self.next(now)
+        {
+            let before = self.running.iter().filter(|entry| entry.level >= next.level);
+            if before.map(Running::pending).sum::<usize>() >= budget {
+                return;
+            }
+            let Some(mut table) = self.place(&next) else { return };
+            let Some(mut member) = self.queue.take(&next, &mut self.service, now) else {
+                return self.store.release(table);
+            };
+            let shared = table.tokens();
+            let rest = member.tokens.len() - shared;
+            if self.store.grow(&mut table, rest).is_err() {
+                // `place` has seen that there is room.
+                self.store.release(table);
+                return self.queue.insert(member, &mut self.service, now);
+            }
+            if !std::mem::replace(&mut member.charged, true) {
+                self.service.charge(&member.client, PROMPT_COST * rest as u64);
+            }
+            self.running.push(Running {
+                member,
+                table,
+                level: next.level,
+                planned: shared,
+                computed: shared,
+            });
+        }
+    }
+
+    /// Plans chunks of prompts, by rank.
+    fn prefill(&mut self, plan: &mut StepPlan, mut budget: usize) {
+        rank(&mut self.running);
+        for at in 0..self.running.len() {
+            let count = self.running[at].pending().min(budget);
+            if count > 0 {
+                budget -= count;
+                self.compute(at, count, plan);
+            }
+        }
+    }
+
+    /// Plans the next `count` tokens of the sequence at `at`.
+    fn compute(&mut self, at: usize, count: usize, plan: &mut StepPlan) {
+        let entry = &mut self.running[at];
+        let span = entry.take(count);
+        if span.sample {
+            self.service.charge(&entry.member.client, OUTPUT_COST);
+        }
+        plan.spans.push(span);
+    }
+
+    /// Whose turn it is, unless a token of its own has yet to be read.
+    fn next(&self, now: Duration) -> Option<Next> {
+        let next = self.queue.next(&self.service, now)?;
+        let may_enter = |member: &Member| member.not_before <= self.plans && member.unread == 0;
+        self.queue.get(&next).is_some_and(may_enter).then_some(next)
+    }
+
+    /// A table of what `next` shares with others, if there is room for the rest of its tokens beside a block for
+    /// every running sequence to grow into, or a hundredth of the pool: what is admitted should not soon have to
+    /// give way again.
+    fn place(&mut self, next: &Next) -> Option<BlockTable> {
+        let tokens = &self.queue.get(next)?.tokens;
+        let table = self.store.attach(tokens);
+        let needed = self.store.needed(&table, tokens.len() - table.tokens());
+        let reserve = match self.running.len() {
+            0 => 0,
+            running => (running + 1).max(self.store.total() / 100),
+        };
+        if needed + reserve <= self.store.available() {
+            return Some(table);
+        }
+        self.store.release(table);
+        None
+    }
+}

@@ -1,0 +1,77 @@
+//! A device of numbers: keys and values are hashes of all tokens before them.
+//!
+//! Runs plans in order and remembers what each place of each block holds, so that a block used twice, a copy left
+//! out or a prefix that is not the sequence's own is found by the first step that reads it.
+
+use std::collections::BTreeMap;
+
+use crate::blocks::{BLOCK_TOKENS, BlockId};
+use crate::schedule::{SequenceId, Span, StepPlan, Token};
+
+/// The history of a token: it and all before it.
+pub(super) fn history(before: u64, token: u32) -> u64 {
+    (before ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23) ^ 0x9e37_79b9
+}
+
+/// The token that follows a history.
+pub(super) fn sample(history: u64) -> u32 {
+    (history >> 17) as u32 % 97
+}
+
+pub(super) struct Device {
+    memory: Vec<[u64; BLOCK_TOKENS]>,
+    /// What the last step sampled.
+    last: BTreeMap<SequenceId, u32>,
+}
+
+impl Device {
+    pub(super) fn new(blocks: usize) -> Self {
+        Self { memory: vec![[0; BLOCK_TOKENS]; blocks], last: BTreeMap::new() }
+    }
+
+    /// Runs a step; the token sampled for each span that wants one.
+    pub(super) fn run(&mut self, plan: &StepPlan) -> BTreeMap<SequenceId, u32> {
+        for copy in &plan.copies {
+            let from = self.memory[copy.from.0 as usize];
+            self.memory[copy.to.0 as usize][..copy.tokens].copy_from_slice(&from[..copy.tokens]);
+        }
+        let mut sampled = BTreeMap::new();
+        for span in &plan.spans {
+            let history = self.compute(span);
+            if span.sample {
+                sampled.insert(span.sequence, sample(history));
+            }
+        }
+        self.last.clone_from(&sampled);
+        sampled
+    }
+
+    fn compute(&mut self, span: &Span) -> u64 {
+        let mut before = match span.start {
+            0 => 0,
+            start => *self.place(&span.blocks, start - 1),
+        };
+        for (at, token) in (span.start..).zip(&span.tokens) {
+            let id = match token {
+                Token::Known(id) => *id,
+                Token::Awaited => *self.last.get(&span.sequence).expect("the step before sampled it"),
+            };
+            before = history(before, id);
+            *self.place(&span.blocks, at) = before;
+        }
+        before
+    }
+
+    fn place(&mut self, blocks: &[BlockId], at: usize) -> &mut u64 {
+        &mut self.memory[blocks[at / BLOCK_TOKENS].0 as usize][at % BLOCK_TOKENS]
+    }
+
+    /// Whether the blocks of a span hold exactly these tokens before its start.
+    pub(super) fn holds(&self, span: &Span, tokens: &[u32]) -> bool {
+        let mut before = 0;
+        tokens.iter().take(span.start).enumerate().all(|(at, token)| {
+            before = history(before, *token);
+            self.memory[span.blocks[at / BLOCK_TOKENS].0 as usize][at % BLOCK_TOKENS] == before
+        })
+    }
+}
