@@ -4,7 +4,9 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mlxcel_engine::{Engine, Event, Finish, Limits, Prompt, Request, SamplingParams, Turn};
+use mlxcel_engine::{
+    AnswerOptions, Delta, Engine, Event, Finish, Limits, Prompt, Request, SamplingParams, Turn,
+};
 
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +51,7 @@ fn run(engine: &dyn Engine, case: Case, salt: usize) -> Result<Rates> {
     for (sequence, at, event) in events {
         match event {
             Event::Started { .. } => {}
-            Event::Delta { token_ids, .. } => {
+            Event::Delta(Delta { token_ids, .. }) => {
                 last = at;
                 began.insert(sequence);
                 if all_began.is_some() {
@@ -80,6 +82,7 @@ fn request(case: Case, sequence: u32, salt: usize) -> Request {
         sampling: SamplingParams::default(),
         limits: Limits { max_tokens: Some(case.decode), stop: Vec::new(), ignore_eos: true },
         turn: Turn::default(),
+        answer: AnswerOptions::default(),
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::request::{Event, Request};
+use crate::event::Event;
+use crate::request::Request;
 use crate::trace::Trace;
 
 /// Receives the events of one request, in order, on a thread of the engine's; must not block.

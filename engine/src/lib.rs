@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod checkpoint;
 pub mod decoder;
 mod device;
+mod event;
 pub mod families;
 mod inspect;
 mod kv;
@@ -21,10 +22,8 @@ mod trace;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
 pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo, library_for_cpu};
+pub use event::{Delta, Event, Finish, FinishReason, GenerateError, ScoredToken, TokenLogprobs};
 pub use inspect::{Inspection, inspect};
-pub use request::{
-    ChatPrompt, Event, Finish, FinishReason, GenerateError, Limits, PRIORITIES, Prompt, Request,
-    SamplingParams, Turn,
-};
+pub use request::{AnswerOptions, ChatPrompt, Limits, PRIORITIES, Prompt, Request, SamplingParams, Turn};
 pub use serving::{LoadError, load};
 pub use trace::Trace;

@@ -1,4 +1,4 @@
-//! A request to an engine and the events that answer it.
+//! A request to an engine.
 //!
 //! Plain data, the same for every engine. Knows nothing of sockets or tensors;
 //! `node` translates between these types and the wire.
@@ -19,6 +19,8 @@ pub struct Request {
     pub limits: Limits,
     /// When to start, beside others.
     pub turn: Turn,
+    /// What the answer consists of.
+    pub answer: AnswerOptions,
 }
 
 /// Whose turn it is where there is more to do than can be done at once.
@@ -111,66 +113,37 @@ pub struct Limits {
     pub ignore_eos: bool,
 }
 
-/// What an engine says about a request. After `Finished` or `Failed` nothing follows.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The prompt is tokenised and the request admitted.
-    Started {
-        /// Length of the prompt in tokens.
-        prompt_tokens: u32,
-    },
-    /// More output.
-    Delta {
-        /// Whole characters only; may be empty while a character is incomplete.
-        text: String,
-        /// The tokens chosen since the last delta.
-        token_ids: Vec<u32>,
-    },
-    /// The request has ended well.
-    Finished(Finish),
-    /// The request has ended with an error.
-    Failed(GenerateError),
+/// What an answer consists of. The default is one choice of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerOptions {
+    /// How many answers to the one prompt are generated, each on its own: from 1 to
+    /// [`AnswerOptions::MOST_CHOICES`]. Choice `i` is sampled with the seed plus `i`, so that choice 0 is
+    /// what a request for one choice gets.
+    pub choices: u32,
+    /// Tell the log-probability of each token, and those of this many most likely ones: at most
+    /// [`AnswerOptions::MOST_TOP_LOGPROBS`].
+    pub logprobs: Option<u32>,
 }
 
-/// How a request ended, and what it cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Finish {
-    /// Why generation stopped.
-    pub reason: FinishReason,
-    /// Length of the prompt in tokens.
-    pub prompt_tokens: u32,
-    /// Tokens generated, the end-of-sequence token included.
-    pub completion_tokens: u32,
-    /// From admission to the first token.
-    pub prefill: Duration,
-    /// From the first token to the last.
-    pub decode: Duration,
+impl AnswerOptions {
+    /// Most choices of one request.
+    pub const MOST_CHOICES: u32 = 128;
+    /// Most likely tokens told beside each token.
+    pub const MOST_TOP_LOGPROBS: u32 = 20;
+
+    /// The first rule that the options break, with the value that breaks it.
+    pub fn broken_rule(&self) -> Option<String> {
+        let (choices, top) = (self.choices, self.logprobs.unwrap_or(0));
+        if !(1..=Self::MOST_CHOICES).contains(&choices) {
+            return Some(format!("choices must be between 1 and {}, got {choices}", Self::MOST_CHOICES));
+        }
+        let most = Self::MOST_TOP_LOGPROBS;
+        (top > most).then(|| format!("logprobs must be at most {most} tokens, got {top}"))
+    }
 }
 
-/// Why generation stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end-of-sequence token or a stop string.
-    Stop,
-    /// `max_tokens` or the end of the context.
-    Length,
-    /// The request was cancelled.
-    Cancelled,
-}
-
-/// Why a request failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GenerateError {
-    /// The request is wrong, and would be on any engine.
-    #[error("{0}")]
-    Invalid(String),
-    /// No room now.
-    #[error("{0}")]
-    Overloaded(String),
-    /// The request's deadline has passed.
-    #[error("{0}")]
-    DeadlineExceeded(String),
-    /// The engine itself failed.
-    #[error("{0}")]
-    Internal(String),
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self { choices: 1, logprobs: None }
+    }
 }

@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use mlxcel_engine::{
-    DeviceChoice, Engine, Event, Finish, FinishReason, GenerateError, Limits, LoadOptions, Prompt, Request,
-    SamplingParams, Turn, load,
+    Delta, DeviceChoice, Engine, Event, Finish, FinishReason, GenerateError, Limits, LoadOptions, Prompt,
+    Request, SamplingParams, Turn, load,
 };
 
 /// Nothing here takes longer, even on a busy machine.
@@ -25,7 +25,8 @@ fn engine(options: LoadOptions) -> Box<dyn Engine> {
 fn request(id: &str, prompt: &[u32], max_tokens: u32) -> Request {
     let limits = Limits { max_tokens: Some(max_tokens), stop: Vec::new(), ignore_eos: true };
     let (id, prompt) = (id.to_owned(), Prompt::Tokens(prompt.to_vec()));
-    Request { id, prompt, sampling: SamplingParams::default(), limits, turn: Turn::default() }
+    let (sampling, turn, answer) = Default::default();
+    Request { id, prompt, sampling, limits, turn, answer }
 }
 
 fn submit(engine: &dyn Engine, request: Request) -> Receiver<Event> {
@@ -40,7 +41,7 @@ fn collect(events: &Receiver<Event>) -> (Vec<u32>, String, Result<Finish, Genera
     loop {
         match events.recv_timeout(PATIENCE).expect("every request ends") {
             Event::Started { .. } => {}
-            Event::Delta { text: piece, token_ids } => {
+            Event::Delta(Delta { text: piece, token_ids, .. }) => {
                 ids.extend(token_ids);
                 text.push_str(&piece);
             }
@@ -92,7 +93,7 @@ fn a_cancelled_request_ends_as_cancelled_and_others_go_on() {
     let (sender, long) = channel();
     let (cancelled, gate) = channel::<()>();
     let sink = move |event| {
-        let first_token = matches!(event, Event::Delta { .. });
+        let first_token = matches!(event, Event::Delta(_));
         drop(sender.send(event));
         if first_token {
             // Ends when the other side is dropped.
@@ -101,7 +102,7 @@ fn a_cancelled_request_ends_as_cancelled_and_others_go_on() {
     };
     engine.submit(request("long", &[4, 5], 120), Box::new(sink));
     let other = submit(engine.as_ref(), request("other", &[6, 7], 30));
-    while !matches!(long.recv_timeout(PATIENCE).expect("it starts"), Event::Delta { .. }) {}
+    while !matches!(long.recv_timeout(PATIENCE).expect("it starts"), Event::Delta(_)) {}
     engine.cancel("long");
     drop(cancelled);
     let (_, _, finish) = collect(&long);

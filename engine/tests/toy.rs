@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use mlxcel_engine::toy::{ToyEngine, ToyOptions};
 use mlxcel_engine::{
-    ChatPrompt, Engine, Event, Finish, FinishReason, GenerateError, Limits, Prompt, Request, SamplingParams,
-    Turn,
+    ChatPrompt, Delta, Engine, Event, Finish, FinishReason, GenerateError, Prompt, Request, Turn,
 };
 use serde_json::json;
 
@@ -17,13 +16,8 @@ fn engine(options: ToyOptions) -> ToyEngine {
 }
 
 fn request(id: &str, prompt: Prompt) -> Request {
-    Request {
-        id: id.into(),
-        prompt,
-        sampling: SamplingParams::default(),
-        limits: Limits::default(),
-        turn: Turn::default(),
-    }
+    let (sampling, limits, turn, answer) = Default::default();
+    Request { id: id.into(), prompt, sampling, limits, turn, answer }
 }
 
 fn text(text: &str) -> Prompt {
@@ -54,7 +48,7 @@ fn answer(events: &Receiver<Event>) -> Answer {
     let (mut text, mut tokens) = (String::new(), Vec::new());
     loop {
         match next(events) {
-            Event::Delta { text: more, token_ids } => {
+            Event::Delta(Delta { text: more, token_ids, .. }) => {
                 text.push_str(&more);
                 tokens.extend(token_ids);
             }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use mlxcel_protocol::v1::{
-    Delta, GenerateEvent, LoadProgress, WorkerEvent, generate_event, load_progress, worker_event,
+    ChoiceDelta, Delta, GenerateEvent, LoadProgress, WorkerEvent, generate_event, load_progress, worker_event,
 };
 
 /// A message that may join an earlier one of the same source.
@@ -131,13 +131,25 @@ impl Coalesce for GenerateEvent {
     fn absorb(&mut self, newer: Self) {
         if let (
             Some(generate_event::Kind::Delta(waiting)),
-            Some(generate_event::Kind::Delta(Delta { text, token_ids })),
+            Some(generate_event::Kind::Delta(Delta { choices })),
         ) = (&mut self.kind, newer.kind)
         {
-            waiting.text.push_str(&text);
-            waiting.token_ids.extend(token_ids);
+            for newer in choices {
+                match waiting.choices.iter_mut().find(|waiting| waiting.choice == newer.choice) {
+                    Some(waiting) => join(waiting, newer),
+                    None => waiting.choices.push(newer),
+                }
+            }
         }
     }
+}
+
+fn join(waiting: &mut ChoiceDelta, newer: ChoiceDelta) {
+    let ChoiceDelta { choice: _, text, token_ids, logprobs, ended } = newer;
+    waiting.text.push_str(&text);
+    waiting.token_ids.extend(token_ids);
+    waiting.logprobs.extend(logprobs);
+    waiting.ended = ended;
 }
 
 impl Coalesce for LoadProgress {
@@ -158,7 +170,7 @@ impl Coalesce for LoadProgress {
 
 #[cfg(test)]
 mod tests {
-    use mlxcel_protocol::v1::{Finished, WorkerGenerate, WorkerModels};
+    use mlxcel_protocol::v1::{FinishReason, Finished, WorkerGenerate, WorkerModels};
 
     use super::*;
 
@@ -168,8 +180,16 @@ mod tests {
         WorkerEvent { kind: Some(worker_event::Kind::Generate(generate)) }
     }
 
+    fn choice(choice: u32, text: &str, token_ids: &[u32]) -> ChoiceDelta {
+        ChoiceDelta { choice, text: text.into(), token_ids: token_ids.to_vec(), ..ChoiceDelta::default() }
+    }
+
+    fn deltas(id: &str, choices: &[ChoiceDelta]) -> WorkerEvent {
+        event(id, generate_event::Kind::Delta(Delta { choices: choices.to_vec() }))
+    }
+
     fn delta(id: &str, text: &str, token: u32) -> WorkerEvent {
-        event(id, generate_event::Kind::Delta(Delta { text: text.into(), token_ids: vec![token] }))
+        deltas(id, &[choice(0, text, &[token])])
     }
 
     fn finished(id: &str) -> WorkerEvent {
@@ -186,9 +206,19 @@ mod tests {
         for message in [delta("a", "x", 1), delta("b", "q", 9), delta("a", "y", 2)] {
             queue.push(message);
         }
-        let joined =
-            event("a", generate_event::Kind::Delta(Delta { text: "xy".into(), token_ids: vec![1, 2] }));
+        let joined = deltas("a", &[choice(0, "xy", &[1, 2])]);
         assert_eq!(drain(&mut queue), [joined, delta("b", "q", 9)]);
+    }
+
+    #[test]
+    fn choices_of_one_request_are_joined_apart() {
+        let mut queue = CoalescingQueue::new();
+        let ended = ChoiceDelta { ended: FinishReason::Stop.into(), ..choice(1, "!", &[4]) };
+        for piece in [choice(0, "x", &[1]), choice(1, "a", &[2]), choice(0, "y", &[3]), ended.clone()] {
+            queue.push(deltas("a", &[piece]));
+        }
+        let second = ChoiceDelta { text: "a!".into(), token_ids: vec![2, 4], ..ended };
+        assert_eq!(drain(&mut queue), [deltas("a", &[choice(0, "xy", &[1, 3]), second])]);
     }
 
     #[test]

@@ -76,13 +76,13 @@ impl<T: Coalesce> Stream for EventStream<T> {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
-    use mlxcel_protocol::v1::{Delta, Finished, GenerateEvent, generate_event::Kind};
+    use mlxcel_protocol::v1::{ChoiceDelta, Delta, Finished, GenerateEvent, generate_event::Kind};
 
     use super::*;
 
     fn delta(text: &str) -> GenerateEvent {
-        let delta = Delta { text: text.into(), token_ids: Vec::new() };
-        GenerateEvent { kind: Some(Kind::Delta(delta)) }
+        let choice = ChoiceDelta { text: text.into(), ..ChoiceDelta::default() };
+        GenerateEvent { kind: Some(Kind::Delta(Delta { choices: vec![choice] })) }
     }
 
     #[tokio::test]

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use mlxcel_engine::{
-    ChatPrompt, EngineState, Event, Finish, FinishReason, GenerateError, Limits, LoadStep, PRIORITIES,
-    Prompt, Quantization, Request, SamplingParams, Turn,
+    AnswerOptions, ChatPrompt, Delta, EngineState, Event, Finish, FinishReason, GenerateError, Limits,
+    LoadStep, PRIORITIES, Prompt, Quantization, Request, SamplingParams, ScoredToken, TokenLogprobs, Turn,
 };
 use mlxcel_protocol::v1::{self, FailureKind, generate_event, generate_request, load_progress};
 use serde_json::Value;
@@ -40,6 +40,7 @@ pub(crate) fn request(request: v1::GenerateRequest) -> Result<Request, String> {
             client: (!request.client.is_empty()).then_some(request.client),
             deadline: (request.deadline_micros > 0).then(|| Duration::from_micros(request.deadline_micros)),
         },
+        answer: AnswerOptions { choices: request.choices.max(1), logprobs: request.logprobs },
     })
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn event(event: Event) -> (v1::GenerateEvent, bool) {
     let ends = matches!(event, Event::Finished(_) | Event::Failed(_));
     let kind = match event {
         Event::Started { prompt_tokens } => generate_event::Kind::Started(v1::Started { prompt_tokens }),
-        Event::Delta { text, token_ids } => generate_event::Kind::Delta(v1::Delta { text, token_ids }),
+        Event::Delta(delta) => generate_event::Kind::Delta(v1::Delta { choices: vec![choice(delta)] }),
         Event::Finished(finish) => generate_event::Kind::Finished(finished(finish)),
         Event::Failed(error) => {
             let kind = match error {
@@ -196,14 +197,35 @@ fn in_range(name: &str, value: f32, least: f32, most: f32) -> Result<(), String>
     })
 }
 
-fn finished(finish: Finish) -> v1::Finished {
-    let reason = match finish.reason {
+fn choice(delta: Delta) -> v1::ChoiceDelta {
+    v1::ChoiceDelta {
+        choice: delta.choice,
+        text: delta.text,
+        token_ids: delta.token_ids,
+        logprobs: delta.logprobs.into_iter().map(logprobs).collect(),
+        ended: delta.ended.map_or(v1::FinishReason::Unspecified, finish_reason).into(),
+    }
+}
+
+fn logprobs(logprobs: TokenLogprobs) -> v1::TokenLogprobs {
+    let scored = |ScoredToken { id, bytes, logprob }| v1::ScoredToken { id, bytes, logprob };
+    v1::TokenLogprobs {
+        chosen: Some(scored(logprobs.chosen)),
+        top: logprobs.top.into_iter().map(scored).collect(),
+    }
+}
+
+fn finish_reason(reason: FinishReason) -> v1::FinishReason {
+    match reason {
         FinishReason::Stop => v1::FinishReason::Stop,
         FinishReason::Length => v1::FinishReason::Length,
         FinishReason::Cancelled => v1::FinishReason::Cancelled,
-    };
+    }
+}
+
+fn finished(finish: Finish) -> v1::Finished {
     v1::Finished {
-        reason: reason.into(),
+        reason: finish_reason(finish.reason).into(),
         prompt_tokens: finish.prompt_tokens,
         completion_tokens: finish.completion_tokens,
         prefill_micros: micros(finish.prefill),
@@ -241,6 +263,7 @@ mod tests {
         let request = request(text_request()).expect("valid");
         assert_eq!(request.sampling, SamplingParams::default());
         assert_eq!(request.limits, Limits::default());
+        assert_eq!(request.answer, AnswerOptions::default());
     }
 
     #[test]

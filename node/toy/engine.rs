@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use mlxcel_engine::{
-    Engine, EngineState, Event, EventSink, Finish, FinishReason, GenerateError, Prompt, Request,
+    AnswerOptions, Delta, Engine, EngineState, Event, EventSink, Finish, FinishReason, GenerateError, Prompt,
+    Request,
 };
 
 /// Hears of every request that was cancelled.
@@ -32,6 +33,10 @@ impl Engine for ScriptEngine {
         let Prompt::Text(script) = &request.prompt else {
             return events(Event::Failed(GenerateError::Invalid("only scripts run here".into())));
         };
+        if request.answer != AnswerOptions::default() {
+            let message = "a script is answered with one choice of plain text".to_owned();
+            return events(Event::Failed(GenerateError::Invalid(message)));
+        }
         let (verb, count) = script.split_once(' ').unwrap_or((script, "0"));
         let (pause, count) = match (verb, count.parse::<u32>()) {
             ("count", Ok(count)) => (Duration::ZERO, count),
@@ -54,7 +59,7 @@ impl Engine for ScriptEngine {
             while done < count && !cancelled.load(Ordering::SeqCst) {
                 thread::sleep(pause);
                 let text = format!("{done} ");
-                events(Event::Delta { text, token_ids: vec![done] });
+                events(Event::Delta(Delta { text, token_ids: vec![done], ..Delta::default() }));
                 done += 1;
             }
             running.lock().expect("lock").remove(&request.id);

@@ -97,6 +97,68 @@ class Streaming(unittest.TestCase):
         self.assertEqual(set(asyncio.run(all_of_them())), {ask().choices[0].message.content})
 
 
+class Choices(unittest.TestCase):
+    OPTIONS = {"n": 3, "temperature": 1.2, "seed": 5}
+
+    def test_choices_are_what_consecutive_seeds_give(self):
+        choices = ask(**self.OPTIONS).choices
+        self.assertEqual([choice.index for choice in choices], [0, 1, 2])
+        alone = [ask(temperature=1.2, seed=seed).choices[0].message.content for seed in (5, 6, 7)]
+        self.assertEqual([choice.message.content for choice in choices], alone)
+
+    def test_the_prompt_is_counted_once(self):
+        self.assertEqual(ask(**self.OPTIONS).usage.prompt_tokens, ask().usage.prompt_tokens)
+
+    def test_a_stream_spells_every_choice(self):
+        texts, reasons = {}, {}
+        for chunk in ask(stream=True, **self.OPTIONS):
+            [choice] = chunk.choices
+            self.assertNotIn(choice.index, reasons)
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            if choice.finish_reason:
+                reasons[choice.index] = choice.finish_reason
+        whole = ask(**self.OPTIONS).choices
+        self.assertEqual(texts, {choice.index: choice.message.content for choice in whole})
+        self.assertEqual(reasons, {choice.index: choice.finish_reason for choice in whole})
+
+
+class Logprobs(unittest.TestCase):
+    def check(self, tokens, text):
+        spelled = b"".join(bytes(token.bytes) for token in tokens)
+        self.assertEqual(spelled.decode(), text)
+        for token in tokens:
+            self.assertEqual(len(token.top_logprobs), 3)
+            # Greedily chosen, so the likeliest.
+            self.assertEqual(token.top_logprobs[0].token, token.token)
+            self.assertEqual(token.top_logprobs[0].logprob, token.logprob)
+            self.assertLessEqual(token.logprob, 0)
+
+    def test_every_token_has_its_own_and_the_likeliest(self):
+        [choice] = ask(logprobs=True, top_logprobs=3).choices
+        self.check(choice.logprobs.content, choice.message.content)
+        self.assertIsNone(ask().choices[0].logprobs)
+
+    def test_a_stream_has_the_same(self):
+        chunks = [chunk.choices[0] for chunk in ask(stream=True, logprobs=True, top_logprobs=3)]
+        tokens = [token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content]
+        self.check(tokens, ask().choices[0].message.content)
+
+    def test_completions_have_them_in_lists(self):
+        options = {**Completions.OPTIONS, "logprobs": 2}
+        [choice] = client.completions.create(**options).choices
+        logprobs = choice.logprobs
+        self.assertEqual("".join(logprobs.tokens), choice.text)
+        self.assertEqual(logprobs.text_offset, [len("".join(logprobs.tokens[:i])) for i in range(8)])
+        for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs):
+            self.assertEqual(top[token], logprob)
+            self.assertEqual(len(top), 2)
+
+    def test_top_logprobs_need_logprobs(self):
+        with self.assertRaises(openai.BadRequestError) as raised:
+            ask(top_logprobs=3)
+        self.assertEqual(raised.exception.param, "top_logprobs")
+
+
 class Completions(unittest.TestCase):
     OPTIONS = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
 
@@ -140,7 +202,7 @@ class Errors(unittest.TestCase):
 
     def test_what_is_not_supported_is_refused_by_name(self):
         schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
-        for field, value in [("n", 2), ("logprobs", True), ("response_format", schema)]:
+        for field, value in [("store", True), ("response_format", schema)]:
             with self.subTest(field):
                 error = self.refused(openai.BadRequestError, **{field: value})
                 self.assertEqual((error.param, error.code), (field, "unsupported_parameter"))

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use anyhow::{Context, Result};
-use mlxcel_engine::{ChatPrompt, FinishReason, Prompt, Request, SamplingParams, Turn};
+use mlxcel_engine::{AnswerOptions, ChatPrompt, FinishReason, Prompt, Request, SamplingParams, Turn};
 use serde_json::json;
 
 use super::generation::{Answer, generate, rate, speed};
@@ -40,7 +40,8 @@ pub(crate) fn request(text: &str, options: &PromptArgs, sampling: SamplingParams
         let messages = system.chain([user]).collect();
         Prompt::Chat(ChatPrompt { messages, ..ChatPrompt::default() })
     };
-    Request { id: "prompt".to_owned(), prompt, sampling, limits: options.limits(), turn: Turn::default() }
+    let (limits, turn, answer) = (options.limits(), Turn::default(), AnswerOptions::default());
+    Request { id: "prompt".to_owned(), prompt, sampling, limits, turn, answer }
 }
 
 /// Writes a piece of an answer without waiting for the end of its line.

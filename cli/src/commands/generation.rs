@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use mlxcel_engine::{Engine, Event, Finish, FinishReason, Request};
+use mlxcel_engine::{Delta, Engine, Event, Finish, FinishReason, Request};
 use tokio::sync::mpsc;
 
 /// What a request produced.
@@ -45,7 +45,7 @@ pub(crate) async fn generate(
         };
         match event {
             Some(Event::Started { .. }) => {}
-            Some(Event::Delta { text: piece, token_ids: ids }) => {
+            Some(Event::Delta(Delta { text: piece, token_ids: ids, .. })) => {
                 on_text(&piece)?;
                 text.push_str(&piece);
                 token_ids.extend(ids);

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use anyhow::Result;
 use mlxcel_cluster_config::paths::state_dir;
-use mlxcel_engine::{ChatPrompt, Engine, Finish, Prompt, Request, Turn};
+use mlxcel_engine::{AnswerOptions, ChatPrompt, Engine, Finish, Prompt, Request, Turn};
 use serde_json::{Value, json};
 
 use super::generate::{print_now, request};
@@ -106,6 +106,7 @@ impl Conversation {
             sampling: self.args.sampling.params(),
             limits: self.args.options.limits(),
             turn: Turn::default(),
+            answer: AnswerOptions::default(),
         }
     }
 }

@@ -6,7 +6,9 @@
 mod choose;
 mod error;
 mod history;
+mod logprobs;
 mod params;
+mod row;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -15,6 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 pub use self::error::SamplingError;
+pub use self::logprobs::{Ranking, rank};
+pub(crate) use self::row::{Choice, RowSampler, SharedRow, choose_rows};
 
 use self::choose::{Chooser, Filters};
 use self::history::History;

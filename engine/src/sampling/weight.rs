@@ -16,6 +16,15 @@ pub(super) const ONE: u32 = 1 << 30;
 /// 8 bits. Unlike a checked conversion, all of this is done for many tokens at a time.
 #[inline]
 pub(super) fn weight(x: f32) -> u32 {
+    let high = exponential(x) * (ONE >> 8) as f32;
+    let rounded = high + ROUND;
+    let low = (high - (rounded - ROUND)) * 256.0 + ROUND;
+    (rounded.to_bits().wrapping_sub(ROUND_BITS) << 8).wrapping_add(low.to_bits().wrapping_sub(ROUND_BITS))
+}
+
+/// `exp(x)` for `x <= 0`; below `2^-40` its value is that. Relative error below 1e-6.
+#[inline]
+pub(super) fn exponential(x: f32) -> f32 {
     // Below -31 a weight is 0 in any case.
     let y = x * std::f32::consts::LOG2_E;
     let y = if y > -40.0 { y } else { -40.0 };
@@ -26,11 +35,7 @@ pub(super) fn weight(x: f32) -> u32 {
     let p = 1.0 / 6.0 + f * p;
     let p = 0.5 + f * p;
     let p = 1.0 + f * (1.0 + f * p);
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
-    let high = p * scale * (ONE >> 8) as f32;
-    let rounded = high + ROUND;
-    let low = (high - (rounded - ROUND)) * 256.0 + ROUND;
-    (rounded.to_bits().wrapping_sub(ROUND_BITS) << 8).wrapping_add(low.to_bits().wrapping_sub(ROUND_BITS))
+    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0_f32.to_bits()))
 }
 
 /// 1.5 * 2^23: floats near it are 1 apart.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::api::{EngineState, EventSink};
-use crate::request::{Limits, SamplingParams, Turn};
+use crate::request::{AnswerOptions, Limits, SamplingParams, Turn};
 use crate::schedule::Scheduler;
 
 /// A message to the engine thread.
@@ -23,6 +23,7 @@ pub(super) struct Start {
     pub(super) sampling: SamplingParams,
     pub(super) limits: Limits,
     pub(super) turn: Turn,
+    pub(super) options: AnswerOptions,
     pub(super) events: EventSink,
 }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::recorder::Notes;
 use super::stream::{Ending, Stream};
-use crate::request::GenerateError;
+use crate::event::GenerateError;
+use crate::sampling::Choice;
 use crate::schedule::SequenceId;
 use crate::trace::{TimedSpan, Trace, Track};
 
@@ -29,7 +30,7 @@ pub(super) enum Update {
     /// It was accepted.
     Open(Box<Stream>),
     /// It got a token that does not end it.
-    Token(u32),
+    Token(Choice),
     /// It ended.
     End(Ending),
 }
@@ -156,19 +157,29 @@ impl Desk {
             return;
         }
         let Some(mut stream) = self.streams.remove(&sequence) else { return };
+        let answer = stream.answer.clone();
         let reason = "delivering the output panicked; this is a defect in mlxcel".to_owned();
         let failed = Ending::Failed(GenerateError::Internal(reason));
         // Where the sink itself panics there is no one left to tell.
         drop(catch_unwind(AssertUnwindSafe(|| stream.end(failed, at))));
         self.report(sequence);
+        let siblings = |stream: &Stream| stream.answer.is_of(&answer);
+        let names = self.streams.iter().filter(|(_, stream)| siblings(stream)).map(|(name, _)| *name);
+        for name in names.collect::<Vec<_>>() {
+            self.streams.remove(&name);
+            self.report(name);
+        }
     }
 
     /// Updates of a request that has ended here are passed over.
     fn apply(&mut self, sequence: SequenceId, at: Instant, update: Update) {
         match update {
-            Update::Open(stream) => self.streams.entry(sequence).insert_entry(*stream).get_mut().started(),
-            Update::Token(token) => {
-                let stopped = self.streams.get_mut(&sequence).is_some_and(|stream| stream.push(token, at));
+            Update::Open(stream) => {
+                let stream = self.streams.entry(sequence).insert_entry(*stream);
+                stream.get().answer.started();
+            }
+            Update::Token(choice) => {
+                let stopped = self.streams.get_mut(&sequence).is_some_and(|stream| stream.push(choice, at));
                 if stopped {
                     self.streams.remove(&sequence);
                     self.report(sequence);
@@ -192,7 +203,8 @@ impl Desk {
 mod tests {
     use super::*;
     use crate::api::EventSink;
-    use crate::request::{Event, FinishReason};
+    use crate::event::{Event, FinishReason};
+    use crate::serving::answer::Answer;
     use crate::text::{Detokenizer, StopMatcher};
 
     const NAME: SequenceId = SequenceId(3);
@@ -200,7 +212,8 @@ mod tests {
     /// A stream whose token `n` is the byte `n`.
     fn open(stop: &str, sink: EventSink) -> Update {
         let text = (Detokenizer::of_bytes(), StopMatcher::new(&[stop.to_owned()]));
-        Update::Open(Box::new(Stream::new(sink, text, 1, Instant::now())))
+        let answer = Answer::new(sink, 1, 1, Instant::now());
+        Update::Open(Box::new(Stream::new(answer, 0, text)))
     }
 
     fn into(events: Sender<Event>) -> EventSink {
@@ -228,7 +241,7 @@ mod tests {
     }
 
     fn token(byte: u8) -> Update {
-        Update::Token(byte.into())
+        Update::Token(Choice { token: byte.into(), ranking: None })
     }
 
     #[test]

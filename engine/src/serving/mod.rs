@@ -4,10 +4,13 @@
 //! The first owns every array, the second every request's text and events. Requests are tokenised on
 //! the caller's thread; what to compute is the scheduler's decision, how is the model's.
 
+mod answer;
 mod command;
 mod delivery;
 mod load;
+mod opening;
 mod recorder;
+mod sampled;
 mod sequence;
 mod step;
 mod stream;

@@ -1,17 +1,20 @@
 //! Steps: plan, compute, sample, tell.
 //!
-//! Where every sequence of a step is decoded greedily its tokens are chosen on the device, and the
-//! next step is planned and launched before anyone reads them: the device never waits for the host.
-//! Where one is sampled, its logits are read and the next step waits for the choice.
+//! Where tokens are chosen as part of the step's graph, the next step is planned and launched before anyone
+//! reads them: the device never waits for the host. That is so on the CPU for every sequence, on GPUs where
+//! all are decoded greedily; else the logits are read and the next step waits for the choice.
 
 use std::time::Instant;
 
 use mlxcel_mlx_bridge::{Array, Dtype, Result, async_eval, eval};
 
+use super::sampled::{RowChoice, StepChoices, sample};
+use super::sequence::Sequence;
 use super::stream::Ending;
 use super::thread::EngineThread;
-use crate::decoder::{SampledTokens, StepOutput};
-use crate::request::GenerateError;
+use crate::decoder::{Execution, SampledTokens, StepOutput};
+use crate::event::GenerateError;
+use crate::sampling::{Choice, SharedRow, choose_rows};
 use crate::schedule::{SequenceId, StepPlan, Token};
 
 /// A step that has been launched and not read.
@@ -22,8 +25,8 @@ pub(super) struct Launched {
 }
 
 enum Outcome {
-    /// Tokens chosen on the device.
-    Tokens(SampledTokens),
+    /// Tokens chosen in the graph: of the largest logits, or by the sequences' samplers.
+    Tokens(SampledTokens, Option<StepChoices>),
     /// Logits `[sequences, vocabulary]`, to be sampled here.
     Logits(Vec<SequenceId>, Array),
     /// A step that only fills caches.
@@ -38,7 +41,7 @@ pub(super) fn advance(engine: &mut EngineThread) {
         last.take().into_iter().for_each(|step| read(engine, step));
     }
     let previous = last.as_ref().and_then(|step| match &step.outcome {
-        Outcome::Tokens(tokens) => Some(tokens),
+        Outcome::Tokens(tokens, _) => Some(tokens),
         _ => None,
     });
     let next = launch(engine, previous);
@@ -92,24 +95,37 @@ fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledT
     };
     let sequence = |name: &SequenceId| engine.sequences.get(name);
     // A sequence that has ended since counts as greedy: no one reads its token.
-    if sequences.iter().all(|name| sequence(name).is_none_or(|s| s.sampler.is_plain_greedy())) {
-        let ids = logits.argmax(-1, false)?;
-        async_eval(&[&ids])?;
-        for name in &sequences {
-            if engine.sequences.get_mut(name).is_some_and(super::sequence::Sequence::expects_another) {
-                engine.scheduler.append(*name, Token::Awaited);
-            }
+    let greedy = sequences.iter().all(|name| sequence(name).is_none_or(|s| s.plain_greedy));
+    let (ids, choices) = match engine.model.execution {
+        _ if greedy => (logits.argmax(-1, false)?, None),
+        Execution::Host => {
+            let (ids, choices) = sample(&logits, rows(engine, &sequences))?;
+            (ids, Some(choices))
         }
-        return Ok(Outcome::Tokens(SampledTokens { sequences, ids }));
+        Execution::Graph => {
+            async_eval(&[&logits])?;
+            return Ok(Outcome::Logits(sequences, logits));
+        }
+    };
+    async_eval(&[&ids])?;
+    for name in &sequences {
+        if engine.sequences.get_mut(name).is_some_and(Sequence::expects_another) {
+            engine.scheduler.append(*name, Token::Awaited);
+        }
     }
-    async_eval(&[&logits])?;
-    Ok(Outcome::Logits(sequences, logits))
+    Ok(Outcome::Tokens(SampledTokens { sequences, ids }, choices))
+}
+
+/// The sampling states of `sequences`; none of one that has ended.
+fn rows(engine: &EngineThread, sequences: &[SequenceId]) -> Vec<Option<SharedRow>> {
+    let row = |name| engine.sequences.get(name).map(|sequence: &Sequence| sequence.row.clone());
+    sequences.iter().map(row).collect()
 }
 
 fn read(engine: &mut EngineThread, step: Launched) {
     let (array, sampled) = match &step.outcome {
         Outcome::Computed(hidden) => (hidden, 0),
-        Outcome::Tokens(tokens) => (&tokens.ids, tokens.sequences.len()),
+        Outcome::Tokens(tokens, _) => (&tokens.ids, tokens.sequences.len()),
         Outcome::Logits(sequences, logits) => (logits, sequences.len()),
     };
     let begin = engine.recorder.begin();
@@ -118,8 +134,8 @@ fn read(engine: &mut EngineThread, step: Launched) {
     let begin = engine.recorder.begin();
     let done = done.and_then(|()| match &step.outcome {
         Outcome::Computed(_) => Ok(()),
-        Outcome::Tokens(tokens) => read_tokens(engine, tokens),
-        Outcome::Logits(sequences, logits) => sample(engine, sequences, logits),
+        Outcome::Tokens(tokens, choices) => read_tokens(engine, tokens, choices.as_ref()),
+        Outcome::Logits(sequences, logits) => read_logits(engine, sequences, logits),
     });
     engine.recorder.end("read", begin, [("tokens", sampled as u64)]);
     if let Err(error) = done {
@@ -127,32 +143,44 @@ fn read(engine: &mut EngineThread, step: Launched) {
     }
 }
 
-fn read_tokens(engine: &mut EngineThread, tokens: &SampledTokens) -> Result<()> {
-    let ids: Vec<u32> = tokens.ids.to_vec()?;
-    for (name, id) in tokens.sequences.iter().zip(ids) {
-        deliver(engine, *name, id);
+fn read_tokens(
+    engine: &mut EngineThread,
+    tokens: &SampledTokens,
+    choices: Option<&StepChoices>,
+) -> Result<()> {
+    let choices = match choices {
+        Some(choices) => choices.take(),
+        None => {
+            let ids: Vec<u32> = tokens.ids.to_vec()?;
+            ids.into_iter().map(|token| Ok(Choice { token, ranking: None })).collect()
+        }
+    };
+    for (name, choice) in tokens.sequences.iter().zip(choices) {
+        deliver(engine, *name, choice);
     }
     Ok(())
 }
 
-fn sample(engine: &mut EngineThread, sequences: &[SequenceId], logits: &Array) -> Result<()> {
-    let mut values: Vec<f32> = logits.astype(Dtype::Float32)?.to_vec()?;
-    let width = values.len() / sequences.len().max(1);
-    for (&name, row) in sequences.iter().zip(values.chunks_mut(width.max(1))) {
-        let Some(sequence) = engine.sequences.get_mut(&name) else { continue };
-        match sequence.sampler.sample(row) {
-            Ok(token) => deliver(engine, name, token),
-            Err(error) => fail(engine, &[name], &error.to_string()),
-        }
+fn read_logits(engine: &mut EngineThread, sequences: &[SequenceId], logits: &Array) -> Result<()> {
+    let values: Vec<f32> = logits.astype(Dtype::Float32)?.to_vec()?;
+    let choices = choose_rows(&rows(engine, sequences), &values);
+    for (&name, choice) in sequences.iter().zip(choices) {
+        deliver(engine, name, choice);
     }
     Ok(())
 }
 
 /// Gives a token to its sequence, and to the scheduler where the sequence goes on. One that has ended since the
 /// token's step was launched has no use for it; one that gave its blocks up since has.
-fn deliver(engine: &mut EngineThread, name: SequenceId, token: u32) {
+fn deliver(engine: &mut EngineThread, name: SequenceId, choice: RowChoice) {
+    engine.open_others(name);
     let Some(sequence) = engine.sequences.get_mut(&name) else { return };
-    let (updates, ended) = sequence.push(token);
+    let choice = match choice {
+        Ok(choice) => choice,
+        Err(error) => return fail(engine, &[name], &error.to_string()),
+    };
+    let token = choice.token;
+    let (updates, ended) = sequence.push(choice);
     let now = Instant::now();
     for update in updates {
         engine.delivery.push(name, now, update);

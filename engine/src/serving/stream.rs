@@ -1,26 +1,25 @@
-//! What one request's client sees: its text, its stop strings, its events.
+//! What one choice's client sees: its text, its stop strings, its events.
 //!
-//! Takes tokens, gives events. Knows no tensors, no scheduler and no other request; end-of-sequence
+//! Takes tokens, tells the answer. Knows no tensors, no scheduler and no other choice; end-of-sequence
 //! tokens and limits are the step thread's to see (`sequence`).
 
 use std::time::Instant;
 
-use crate::api::EventSink;
-use crate::request::{Event, Finish, FinishReason, GenerateError};
-use crate::text::{Detokenizer, StopMatcher};
+use super::answer::Answer;
+use crate::event::{Delta, FinishReason, GenerateError, ScoredToken, TokenLogprobs};
+use crate::sampling::{Choice, Ranking};
+use crate::text::{Detokenizer, PendingScores, StopMatcher};
 
-/// The output of a request in flight.
+/// The output of a choice in flight.
 pub(super) struct Stream {
-    events: EventSink,
+    pub(super) answer: Answer,
+    choice: u32,
     detokenizer: Detokenizer,
+    scores: PendingScores,
     stops: StopMatcher,
-    prompt_tokens: u32,
-    generated: u32,
-    admitted: Instant,
-    first_token: Option<Instant>,
 }
 
-/// How the step thread ends a request.
+/// How the step thread ends a choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
     /// This end-of-sequence token, which has no text, was generated.
@@ -29,86 +28,73 @@ pub(super) enum Ending {
     Length,
     /// The client's wish.
     Cancelled,
-    /// An error.
+    /// An error, which ends the whole request.
     Failed(GenerateError),
 }
 
 impl Stream {
-    /// The output of a request with a prompt of `prompt_tokens` tokens that arrived at `admitted`.
-    pub(super) fn new(
-        events: EventSink,
-        text: (Detokenizer, StopMatcher),
-        prompt_tokens: u32,
-        admitted: Instant,
-    ) -> Self {
+    /// The output of choice `choice` of `answer`.
+    pub(super) fn new(answer: Answer, choice: u32, text: (Detokenizer, StopMatcher)) -> Self {
         let (detokenizer, stops) = text;
-        Self { events, detokenizer, stops, prompt_tokens, generated: 0, admitted, first_token: None }
+        Self { answer, choice, detokenizer, scores: PendingScores::default(), stops }
     }
 
-    /// Tells that the request has been accepted.
-    pub(super) fn started(&mut self) {
-        (self.events)(Event::Started { prompt_tokens: self.prompt_tokens });
-    }
-
-    /// Takes a token generated at `at`; true when a stop string ended the request, which has been
-    /// told.
-    pub(super) fn push(&mut self, token: u32, at: Instant) -> bool {
-        self.count(at);
+    /// Takes a token generated at `at`; true when a stop string ended the choice, which has been told.
+    pub(super) fn push(&mut self, chosen: Choice, at: Instant) -> bool {
+        let Choice { token, ranking } = chosen;
+        self.answer.token(at);
+        let scores = ranking.map(|ranking| self.scores_of(token, ranking));
         let piece = self.detokenizer.push(token);
+        self.scores.push(scores, piece.len());
         let step = self.stops.push(&piece);
-        (self.events)(Event::Delta { text: step.text, token_ids: vec![token] });
+        let logprobs = self.scores.give(step.text.len());
+        let ended = step.stopped.then_some(FinishReason::Stop);
+        let (choice, token_ids) = (self.choice, vec![token]);
+        self.answer.delta(Delta { choice, text: step.text, token_ids, logprobs, ended });
         if step.stopped {
-            self.finish(FinishReason::Stop, at);
+            self.answer.end(FinishReason::Stop, at);
         }
         step.stopped
     }
 
-    /// Ends the request. Nothing may follow.
+    /// Ends the choice. Nothing may follow.
     pub(super) fn end(&mut self, ending: Ending, at: Instant) {
-        let reason = match ending {
-            Ending::Failed(error) => return (self.events)(Event::Failed(error)),
+        let (reason, token_ids) = match ending {
+            Ending::Failed(error) => return self.answer.fail(error),
             Ending::EndOfSequence(token) => {
-                self.count(at);
-                self.flush(vec![token]);
-                FinishReason::Stop
+                self.answer.token(at);
+                (FinishReason::Stop, vec![token])
             }
-            Ending::Length => {
-                self.flush(Vec::new());
-                FinishReason::Length
-            }
-            Ending::Cancelled => {
-                self.flush(Vec::new());
-                FinishReason::Cancelled
-            }
+            Ending::Length => (FinishReason::Length, Vec::new()),
+            Ending::Cancelled => (FinishReason::Cancelled, Vec::new()),
         };
-        self.finish(reason, at);
+        let (text, logprobs) = self.rest();
+        let ended = Some(reason);
+        self.answer.delta(Delta { choice: self.choice, text, token_ids, logprobs, ended });
+        self.answer.end(reason, at);
     }
 
-    fn count(&mut self, at: Instant) {
-        self.first_token.get_or_insert(at);
-        self.generated += 1;
-    }
-
-    /// Gives out the text held back for an unfinished character or a possible stop string.
-    fn flush(&mut self, token_ids: Vec<u32>) {
-        let step = self.stops.push(&self.detokenizer.finish());
-        let mut text = step.text;
+    /// The text held back for an unfinished character or a possible stop string, with what is known of its
+    /// tokens.
+    fn rest(&mut self) -> (String, Vec<TokenLogprobs>) {
+        let rest = self.detokenizer.finish();
+        self.scores.push(None, rest.len());
+        let mut step = self.stops.push(&rest);
         if !step.stopped {
-            text.push_str(&self.stops.finish());
+            step.text.push_str(&self.stops.finish());
         }
-        if !text.is_empty() || !token_ids.is_empty() {
-            (self.events)(Event::Delta { text, token_ids });
+        let mut logprobs = self.scores.give(step.text.len());
+        if !step.stopped {
+            logprobs.extend(self.scores.rest());
         }
+        (step.text, logprobs)
     }
 
-    fn finish(&mut self, reason: FinishReason, at: Instant) {
-        let first = self.first_token.unwrap_or(at);
-        (self.events)(Event::Finished(Finish {
-            reason,
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.generated,
-            prefill: first.saturating_duration_since(self.admitted),
-            decode: at.saturating_duration_since(first),
-        }));
+    fn scores_of(&self, token: u32, ranking: Ranking) -> TokenLogprobs {
+        let scored = |id, logprob| ScoredToken { id, bytes: self.detokenizer.bytes(id).to_vec(), logprob };
+        TokenLogprobs {
+            chosen: scored(token, ranking.chosen),
+            top: ranking.top.into_iter().map(|(id, logprob)| scored(id, logprob)).collect(),
+        }
     }
 }

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::command::{Command, SharedState, Start};
 use super::delivery::{Delivery, TraceRows, Update};
+use super::opening::Opening;
 use super::recorder::Recorder;
-use super::sequence::{Arrival, Sequence};
+use super::sequence::Sequence;
 use super::step::{Launched, advance, settle};
 use super::stream::Ending;
 use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
+use crate::event::{Event, GenerateError};
 use crate::kv::KvCache;
-use crate::request::{Event, GenerateError, Prompt, Request};
+use crate::request::{Prompt, Request};
 use crate::schedule::{Scheduler, SequenceId};
 use crate::text::TextCodec;
 
@@ -52,6 +54,9 @@ impl EngineHandle {
 
 impl Engine for EngineHandle {
     fn submit(&self, request: Request, mut events: EventSink) {
+        if let Some(rule) = request.answer.broken_rule() {
+            return events(Event::Failed(GenerateError::Invalid(rule)));
+        }
         let prompt = match self.codec.encode_prompt(&request.prompt) {
             Ok(prompt) => prompt,
             Err(error) => return events(Event::Failed(GenerateError::Invalid(error.to_string()))),
@@ -63,6 +68,7 @@ impl Engine for EngineHandle {
             sampling: request.sampling,
             limits: request.limits,
             turn: request.turn,
+            options: request.answer,
             events,
         };
         if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
@@ -97,11 +103,13 @@ pub(super) struct EngineThread {
     pub(super) cache: Box<dyn KvCache>,
     pub(super) scheduler: Scheduler,
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
+    /// Requests of which only the first choice has been queued, by its name.
+    pub(super) openings: BTreeMap<SequenceId, Opening>,
     /// The step that runs now.
     pub(super) launched: Option<Launched>,
     pub(super) delivery: Delivery,
     pub(super) recorder: Recorder,
-    codec: Arc<TextCodec>,
+    pub(super) codec: Arc<TextCodec>,
     commands: Receiver<Command>,
     state: Arc<SharedState>,
     next: u64,
@@ -127,6 +135,7 @@ impl EngineThread {
             model,
             scheduler,
             sequences: BTreeMap::new(),
+            openings: BTreeMap::new(),
             launched: None,
             delivery: Delivery::start(trace)?,
             recorder,
@@ -183,28 +192,27 @@ impl EngineThread {
         match command {
             Command::Start(start) => self.start(*start),
             Command::Cancel(id) => {
-                let named = self.sequences.iter().find(|(_, sequence)| sequence.id == id);
-                if let Some(name) = named.map(|(name, _)| *name) {
+                for name in self.named(|sequence| sequence.id == id) {
                     self.end(name, Ending::Cancelled);
                 }
             }
         }
     }
 
-    fn start(&mut self, start: Start) {
-        let name = SequenceId(self.next);
+    /// The sequences of which `which` is true.
+    fn named(&self, which: impl Fn(&Sequence) -> bool) -> Vec<SequenceId> {
+        self.sequences.iter().filter(|(_, sequence)| which(sequence)).map(|(name, _)| *name).collect()
+    }
+
+    /// A name no sequence has had.
+    pub(super) fn new_name(&mut self) -> SequenceId {
         self.next += 1;
-        let now = Instant::now();
-        let arrival = Arrival { sequence: name, at: now, since_begin: now.duration_since(self.begin) };
-        let new = Sequence::new(start, &self.codec, self.state.context_tokens, arrival);
-        let Some((sequence, mut stream, admission)) = new else { return };
-        if let Err(error) = self.scheduler.add(admission) {
-            let error = GenerateError::Invalid(error.to_string());
-            return stream.end(Ending::Failed(error), now);
-        }
-        self.delivery.push(name, now, Update::Open(Box::new(stream)));
-        self.cache.open(name);
-        self.sequences.insert(name, sequence);
+        SequenceId(self.next)
+    }
+
+    /// Longest prompt plus output.
+    pub(super) fn context_tokens(&self) -> u32 {
+        self.state.context_tokens
     }
 
     /// The scheduler's time.
@@ -228,12 +236,20 @@ impl EngineThread {
         self.sequences.remove(&name);
     }
 
-    /// Ends a request that has not ended.
+    /// Ends a sequence that has not ended; a failure ends the other choices of its request with it.
     pub(super) fn end(&mut self, name: SequenceId, ending: Ending) {
-        if self.sequences.contains_key(&name) {
-            self.remove(name);
-            self.delivery.push(name, Instant::now(), Update::End(ending));
+        let Some(answer) = self.sequences.get(&name).map(|sequence| sequence.answer.clone()) else { return };
+        self.remove(name);
+        if let Some(opening) = self.openings.remove(&name) {
+            answer.forgo(opening.start.options.choices - 1);
         }
+        if matches!(ending, Ending::Failed(_)) {
+            for sibling in self.named(|sequence| sequence.answer.is_of(&answer)) {
+                self.remove(sibling);
+                self.delivery.push(sibling, Instant::now(), Update::End(ending.clone()));
+            }
+        }
+        self.delivery.push(name, Instant::now(), Update::End(ending));
     }
 
     fn end_all(&mut self, ending: &dyn Fn() -> Ending) {

@@ -61,6 +61,11 @@ impl Detokenizer {
         text
     }
 
+    /// The bytes a token stands for, special ones included; none for an id the tokenizer does not have.
+    pub fn bytes(&self, token: u32) -> &[u8] {
+        self.pieces.bytes(token)
+    }
+
     /// Whether the last token left a character incomplete.
     pub fn is_incomplete(&self) -> bool {
         !self.incomplete.is_empty()

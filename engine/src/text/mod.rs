@@ -8,6 +8,7 @@ mod codec;
 mod detokenizer;
 mod error;
 mod pieces;
+mod scores;
 mod stop;
 mod template;
 
@@ -15,4 +16,5 @@ pub use assets::TextAssets;
 pub use codec::TextCodec;
 pub use detokenizer::{DetokenizeOptions, Detokenizer};
 pub use error::{PromptError, TextError};
+pub(crate) use scores::PendingScores;
 pub use stop::{StopMatcher, StopStep};

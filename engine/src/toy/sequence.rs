@@ -8,7 +8,7 @@ use super::ToyOptions;
 use super::language::{self, END, Memory, VOCAB_SIZE};
 use crate::sampling::Sampler;
 use crate::text::StopMatcher;
-use crate::{Event, EventSink, Finish, FinishReason, GenerateError, Request};
+use crate::{AnswerOptions, Delta, Event, EventSink, Finish, FinishReason, GenerateError, Request};
 
 pub(super) struct Sequence {
     pub(super) id: String,
@@ -38,6 +38,10 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn new(request: &Request, options: &ToyOptions, now: Instant) -> Result<Self, GenerateError> {
         Sampler::new(&request.sampling, VOCAB_SIZE as usize)?;
+        if request.answer != AnswerOptions::default() {
+            let message = "the toy engine answers with one choice of plain text".to_owned();
+            return Err(GenerateError::Invalid(message));
+        }
         let tokens = language::encode(&request.prompt)?;
         let limit = options.context_tokens as usize;
         if tokens.len() >= limit {
@@ -96,11 +100,15 @@ impl Sequence {
         self.memory = self.memory.and(token);
         self.generated += 1;
         let step = self.stops.push(language::word(token));
-        (self.events)(Event::Delta { text: step.text, token_ids: vec![token] });
+        self.tell(step.text, vec![token]);
         if ended || step.stopped {
             return Some(FinishReason::Stop);
         }
         (self.generated == self.max_tokens).then_some(FinishReason::Length)
+    }
+
+    fn tell(&mut self, text: String, token_ids: Vec<u32>) {
+        (self.events)(Event::Delta(Delta { text, token_ids, ..Delta::default() }));
     }
 
     pub(super) fn fail(&mut self, error: GenerateError) {
@@ -111,7 +119,7 @@ impl Sequence {
     pub(super) fn finish(mut self, reason: FinishReason, now: Instant) {
         let held = self.stops.finish();
         if !held.is_empty() {
-            (self.events)(Event::Delta { text: held, token_ids: Vec::new() });
+            self.tell(held, Vec::new());
         }
         let first = self.first.unwrap_or(now);
         (self.events)(Event::Finished(Finish {

@@ -126,7 +126,9 @@ impl Rig {
         loop {
             match self.next_of(id).kind.expect("kind") {
                 generate_event::Kind::Started(_) => {}
-                generate_event::Kind::Delta(delta) => text.push_str(&delta.text),
+                generate_event::Kind::Delta(delta) => {
+                    delta.choices.iter().for_each(|choice| text.push_str(&choice.text));
+                }
                 end => return (text, end),
             }
         }

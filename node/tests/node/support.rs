@@ -202,7 +202,9 @@ impl Answer {
         loop {
             match self.next().await {
                 generate_event::Kind::Started(_) => {}
-                generate_event::Kind::Delta(delta) => text.push_str(&delta.text),
+                generate_event::Kind::Delta(delta) => {
+                    delta.choices.iter().for_each(|choice| text.push_str(&choice.text));
+                }
                 generate_event::Kind::Finished(it) => return (text, Ok(it.reason())),
                 generate_event::Kind::Failed(it) => return (text, Err(it.kind())),
             }

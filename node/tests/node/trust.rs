@@ -84,7 +84,7 @@ async fn another_version_of_the_protocol_is_refused_by_number() {
     let mut router = Router::connect(&node, key()).await;
     let request = HelloRequest { protocol_version: 99, ..router.introduction(None) };
     let refused = cause(hello(&mut router, request).await, Code::FailedPrecondition);
-    assert_eq!(refused, LinkCause::VersionMismatch { ours: 99, theirs: 1 });
+    assert_eq!(refused, LinkCause::VersionMismatch { ours: 99, theirs: mlxcel_protocol::PROTOCOL_VERSION });
 }
 
 #[tokio::test]

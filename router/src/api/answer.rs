@@ -1,6 +1,6 @@
 //! The JSON of answers: whole ones, and the chunks of streamed ones, of both endpoints.
 //!
-//! Only shapes; when each is sent is `stream`'s and `whole`'s business.
+//! Only shapes; what goes into each is `choices`' business, when it is sent is `complete`'s.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,57 +42,67 @@ pub(crate) struct Heading {
     pub(crate) model: String,
     /// Seconds since 1970.
     pub(crate) created: u64,
+    /// How many choices the answer has.
+    pub(crate) choices: u32,
+    /// Whether choices carry log-probabilities.
+    pub(crate) logprobs: bool,
     /// Whether chunks announce the usage that the last one carries.
     pub(crate) include_usage: bool,
 }
 
 impl Heading {
-    /// The whole answer.
-    pub(crate) fn whole(&self, text: &str, finished: &Finished) -> Value {
-        let reason = finish_reason(finished);
-        let choice = match self.endpoint {
+    /// A choice of a whole answer.
+    pub(crate) fn choice(&self, index: u32, text: &str, logprobs: Value, reason: FinishReason) -> Value {
+        let reason = finish_reason(reason);
+        match self.endpoint {
             Endpoint::Chat => json!({
-                "index": 0,
+                "index": index,
                 "message": {"role": "assistant", "content": text, "refusal": null},
-                "logprobs": null,
+                "logprobs": logprobs,
                 "finish_reason": reason,
             }),
             Endpoint::Text => json!({
-                "index": 0, "text": text, "logprobs": null, "finish_reason": reason,
+                "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason,
             }),
-        };
+        }
+    }
+
+    /// The whole answer.
+    pub(crate) fn whole(&self, choices: Vec<Value>, finished: &Finished) -> Value {
         let object = match self.endpoint {
             Endpoint::Chat => "chat.completion",
             Endpoint::Text => "text_completion",
         };
-        let mut answer = self.outline(object, json!([choice]));
+        let mut answer = self.outline(object, choices.into());
         answer["usage"] = usage(finished);
         answer
     }
 
-    /// The first chunk of a streamed chat; other endpoints have none.
-    pub(crate) fn opening(&self) -> Option<Value> {
+    /// The first chunk of a choice of a streamed chat; other endpoints have none.
+    pub(crate) fn opening(&self, index: u32) -> Option<Value> {
+        let role = json!({"role": "assistant", "content": ""});
         match self.endpoint {
-            Endpoint::Chat => Some(self.chunk(json!({"role": "assistant", "content": ""}), Value::Null)),
+            Endpoint::Chat => Some(self.chunk(index, role, Value::Null, Value::Null)),
             Endpoint::Text => None,
         }
     }
 
     /// A chunk of text.
-    pub(crate) fn text(&self, text: &str) -> Value {
-        match self.endpoint {
-            Endpoint::Chat => self.chunk(json!({"content": text}), Value::Null),
-            Endpoint::Text => self.chunk(text.into(), Value::Null),
-        }
+    pub(crate) fn text(&self, index: u32, text: &str, logprobs: Value) -> Value {
+        let content = match self.endpoint {
+            Endpoint::Chat => json!({"content": text}),
+            Endpoint::Text => text.into(),
+        };
+        self.chunk(index, content, logprobs, Value::Null)
     }
 
-    /// The chunk that says why the text ends.
-    pub(crate) fn ending(&self, finished: &Finished) -> Value {
-        let reason = finish_reason(finished).into();
-        match self.endpoint {
-            Endpoint::Chat => self.chunk(json!({}), reason),
-            Endpoint::Text => self.chunk("".into(), reason),
-        }
+    /// The chunk that says why a choice ends.
+    pub(crate) fn ending(&self, index: u32, reason: FinishReason) -> Value {
+        let content = match self.endpoint {
+            Endpoint::Chat => json!({}),
+            Endpoint::Text => "".into(),
+        };
+        self.chunk(index, content, Value::Null, finish_reason(reason).into())
     }
 
     /// The chunk with the token counts, where it was asked for.
@@ -104,14 +114,14 @@ impl Heading {
         })
     }
 
-    fn chunk(&self, content: Value, reason: Value) -> Value {
+    fn chunk(&self, index: u32, content: Value, logprobs: Value, reason: Value) -> Value {
         let key = match self.endpoint {
             Endpoint::Chat => "delta",
             Endpoint::Text => "text",
         };
-        let mut choice = json!({"index": 0});
+        let mut choice = json!({"index": index});
         choice[key] = content;
-        choice["logprobs"] = Value::Null;
+        choice["logprobs"] = logprobs;
         choice["finish_reason"] = reason;
         let mut chunk = self.outline(self.chunk_object(), json!([choice]));
         if self.include_usage {
@@ -154,8 +164,8 @@ fn usage(finished: &Finished) -> Value {
     })
 }
 
-fn finish_reason(finished: &Finished) -> &'static str {
-    match finished.reason() {
+fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
         FinishReason::Length => "length",
         FinishReason::Stop | FinishReason::Cancelled | FinishReason::Unspecified => "stop",
     }

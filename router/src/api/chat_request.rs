@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
-use super::sampling::{self, Streaming, is_empty_array, is_false};
+use super::sampling::{self, Streaming, is_empty_array};
 
 /// A request, ready for a node except for its id.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub(crate) struct Parsed {
     pub(crate) generate: GenerateRequest,
     pub(crate) streaming: Streaming,
 }
+
+const MOST_TOP_LOGPROBS: i64 = 20;
 
 /// Reads a chat request.
 pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
@@ -38,6 +40,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         priority: sampling::priority(&mut fields)?,
         client: sampling::client(&mut fields)?,
+        choices: sampling::choices(&mut fields)?,
+        logprobs: logprobs(&mut fields)?,
         ..GenerateRequest::default()
     };
     let streaming = sampling::streaming(&mut fields)?;
@@ -60,9 +64,19 @@ fn max_tokens(fields: &mut Fields) -> Result<u32, ApiError> {
     }
 }
 
+/// How many most likely tokens to tell beside each one; none told at all when absent.
+fn logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let rule = format!("between 0 and {MOST_TOP_LOGPROBS}");
+    let top = fields.integer("top_logprobs", 0..=MOST_TOP_LOGPROBS, &rule)?;
+    if top.is_some_and(|top| top > 0) && !wanted {
+        let message = "'top_logprobs' is only allowed when 'logprobs' is true";
+        return Err(ApiError::invalid("top_logprobs", message));
+    }
+    Ok(wanted.then(|| top.and_then(|top| u32::try_from(top).ok()).unwrap_or(0)))
+}
+
 fn unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.only("logprobs", " except as false", is_false)?;
-    fields.only("top_logprobs", " except as 0", |v| v.as_i64() == Some(0))?;
     fields.only("tools", " except as an empty array", is_empty_array)?;
     fields.only("functions", " except as an empty array", is_empty_array)?;
     let no_tools = |v: &Value| matches!(v.as_str(), Some("none" | "auto"));

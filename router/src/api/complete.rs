@@ -15,11 +15,11 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use http::{HeaderMap, StatusCode};
-use mlxcel_protocol::v1::Finished;
 use serde_json::Value;
 
 use super::answer::{Endpoint, Heading, unix_seconds};
 use super::chat_request::{self, Parsed};
+use super::choices::{Gathered, Streamed};
 use super::completion_request;
 use super::error::{ApiError, Envelope};
 use super::{App, BODY_LIMIT_BYTES};
@@ -91,6 +91,8 @@ async fn answer(
         id: generate.request_id.clone(),
         model: generate.model.clone(),
         created: unix_seconds(),
+        choices: generate.choices,
+        logprobs: generate.logprobs.is_some(),
         include_usage: streaming.include_usage,
     };
     let commit = match streaming.on {
@@ -125,7 +127,7 @@ impl Answering {
     async fn next(&mut self) -> Result<Piece, Refusal> {
         let piece = self.run.next().await?;
         let model = &self.heading.model;
-        if matches!(piece, Piece::Text(_)) && !std::mem::replace(&mut self.seen_token, true) {
+        if matches!(piece, Piece::Output(_)) && !std::mem::replace(&mut self.seen_token, true) {
             let took = now().saturating_duration_since(self.began);
             self.metrics.first_token(model, took);
         }
@@ -138,24 +140,29 @@ impl Answering {
 }
 
 async fn whole(mut answering: Answering) -> Result<Response, ApiError> {
-    let mut text = String::new();
+    let mut choices = Gathered::default();
     loop {
         match answering.next().await? {
-            Piece::Text(more) => text.push_str(&more),
-            Piece::Restart => text.clear(),
+            Piece::Output(deltas) => choices.add(deltas),
+            Piece::Restart => choices = Gathered::default(),
             Piece::Finished(finished) => {
-                return Ok(Json(answering.heading.whole(&text, &finished)).into_response());
+                let heading = &answering.heading;
+                let choices = choices.finish(heading, &finished);
+                return Ok(Json(heading.whole(choices, &finished)).into_response());
             }
         }
     }
 }
 
 fn stream(answering: Answering, first: Piece) -> Response {
-    let opening = answering.heading.opening();
-    let mut events: Vec<Event> = opening.iter().map(event).collect();
+    let choices = answering.heading.choices;
+    let openings = (0..choices).filter_map(|index| answering.heading.opening(index));
+    let mut events: Vec<Event> = openings.map(|opening| event(&opening)).collect();
+    let mut streamed = Streamed::new(choices);
     let going = Going {
-        over: part(&answering, Ok(first), &mut events),
+        over: part(&answering, &mut streamed, Ok(first), &mut events),
         answering,
+        streamed,
         // In the order they are taken from the end.
         ready: events.into_iter().rev().collect(),
     };
@@ -169,6 +176,7 @@ fn stream(answering: Answering, first: Piece) -> Response {
 
 struct Going {
     answering: Answering,
+    streamed: Streamed,
     ready: Vec<Event>,
     over: bool,
 }
@@ -184,7 +192,7 @@ impl Going {
                     return None;
                 }
                 let piece = going.answering.next().await;
-                going.over = part(&going.answering, piece, &mut going.ready);
+                going.over = part(&going.answering, &mut going.streamed, piece, &mut going.ready);
                 going.ready.reverse();
             }
         })
@@ -192,16 +200,22 @@ impl Going {
 }
 
 /// Appends the events of one part of the answer; true when it is the last.
-fn part(answering: &Answering, piece: Result<Piece, Refusal>, events: &mut Vec<Event>) -> bool {
+fn part(
+    answering: &Answering,
+    streamed: &mut Streamed,
+    piece: Result<Piece, Refusal>,
+    events: &mut Vec<Event>,
+) -> bool {
     let heading = &answering.heading;
     match piece {
-        Ok(Piece::Text(text)) if text.is_empty() => false,
-        Ok(Piece::Text(text)) => {
-            events.push(event(&heading.text(&text)));
+        Ok(Piece::Output(deltas)) => {
+            events.extend(streamed.chunks(heading, &deltas).iter().map(event));
             false
         }
         Ok(Piece::Finished(finished)) => {
-            events.extend(end(heading, &finished));
+            events.extend(streamed.endings(heading, &finished).iter().map(event));
+            events.extend(heading.usage(&finished).as_ref().map(event));
+            events.push(Event::default().data("[DONE]"));
             true
         }
         // A streamed answer commits with its first token and is not restarted after it.
@@ -215,13 +229,6 @@ fn part(answering: &Answering, piece: Result<Piece, Refusal>, events: &mut Vec<E
             true
         }
     }
-}
-
-fn end(heading: &Heading, finished: &Finished) -> Vec<Event> {
-    let mut events = vec![event(&heading.ending(finished))];
-    events.extend(heading.usage(finished).as_ref().map(event));
-    events.push(Event::default().data("[DONE]"));
-    events
 }
 
 fn event(json: &Value) -> Event {

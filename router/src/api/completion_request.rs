@@ -13,6 +13,8 @@ use super::sampling::{self, is_false};
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
+const MOST_LOGPROBS: i64 = 5;
+
 /// Reads a completion request.
 pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
     let mut fields = Fields::of_body(body)?;
@@ -30,16 +32,23 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         priority: sampling::priority(&mut fields)?,
         client: sampling::client(&mut fields)?,
+        choices: sampling::choices(&mut fields)?,
+        logprobs: logprobs(&mut fields)?,
         ..GenerateRequest::default()
     };
     let streaming = sampling::streaming(&mut fields)?;
     sampling::without_effect(&mut fields)?;
-    fields.only("best_of", " except as 1", |v| v.as_i64() == Some(1))?;
+    let choices = i64::from(generate.choices);
+    fields.only("best_of", " except as the value of 'n'", |v| v.as_i64() == Some(choices))?;
     fields.only("echo", " except as false", is_false)?;
-    fields.only("logprobs", "", |_| false)?;
     fields.only("suffix", " except as an empty string", |v| v.as_str() == Some(""))?;
     fields.finish()?;
     Ok(Parsed { generate, streaming })
+}
+
+fn logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let top = fields.integer("logprobs", 0..=MOST_LOGPROBS, &format!("between 0 and {MOST_LOGPROBS}"))?;
+    Ok(top.and_then(|top| u32::try_from(top).ok()))
 }
 
 fn prompt_of(value: Value) -> Result<Prompt, ApiError> {

@@ -5,11 +5,13 @@
 
 pub(crate) mod answer;
 mod chat_request;
+mod choices;
 mod complete;
 mod completion_request;
 pub(crate) mod error;
 mod fields;
 mod inspect;
+mod logprobs;
 mod sampling;
 #[cfg(test)]
 mod tests;

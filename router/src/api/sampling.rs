@@ -14,6 +14,9 @@ use super::fields::{Fields, wrong_type};
 /// Most stop strings in a request.
 const MOST_STOPS: usize = 16;
 
+/// Most answers to one prompt, as in OpenAI's API.
+const MOST_CHOICES: i64 = 128;
+
 /// Whether and how the answer is streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Streaming {
@@ -77,6 +80,12 @@ fn logit_bias(fields: &mut Fields) -> Result<HashMap<u32, f32>, ApiError> {
     Ok(biases)
 }
 
+/// Reads `n`.
+pub(crate) fn choices(fields: &mut Fields) -> Result<u32, ApiError> {
+    let n = fields.integer("n", 1..=MOST_CHOICES, &format!("between 1 and {MOST_CHOICES}"))?;
+    Ok(n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1))
+}
+
 /// Reads `stop`: a string or several.
 pub(crate) fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     let items = match fields.take("stop") {
@@ -129,7 +138,6 @@ pub(crate) fn client(fields: &mut Fields) -> Result<String, ApiError> {
 pub(crate) fn without_effect(fields: &mut Fields) -> Result<(), ApiError> {
     fields.string("prompt_cache_key")?;
     fields.object("metadata")?;
-    fields.only("n", " except as 1", |v| v.as_i64() == Some(1))?;
     fields.only("store", " except as false", is_false)?;
     fields.only("service_tier", " except as 'auto' or 'default'", |v| {
         matches!(v.as_str(), Some("auto" | "default"))

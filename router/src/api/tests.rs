@@ -36,7 +36,7 @@ fn refused(result: Result<chat_request::Parsed, ApiError>, what: &Value) -> (Str
 #[test]
 fn unsupported_options_of_chat_are_refused_by_name() {
     let cases = json!([
-        {"n": 2}, {"logprobs": true}, {"top_logprobs": 3}, {"store": true}, {"audio": {"voice": "x"}},
+        {"store": true}, {"audio": {"voice": "x"}},
         {"response_format": {"type": "json_object"}}, {"modalities": ["text", "audio"]},
         {"response_format": {"type": "json_schema", "json_schema": {}}}, {"prediction": {}},
         {"tools": [{"type": "function"}]}, {"functions": [{}]}, {"tool_choice": "required"},
@@ -54,7 +54,7 @@ fn unsupported_options_of_chat_are_refused_by_name() {
 #[test]
 fn unsupported_options_of_completions_are_refused_by_name() {
     let cases = json!([
-        {"n": 2}, {"best_of": 2}, {"echo": true}, {"logprobs": 0}, {"suffix": "x"},
+        {"best_of": 2}, {"echo": true}, {"suffix": "x"},
         {"prompt": ["a", "b"]}, {"prompt": [[1], [2]]},
     ]);
     for case in cases.as_array().expect("array") {
@@ -95,12 +95,16 @@ fn values_out_of_range_or_of_the_wrong_type_are_refused_by_name() {
         {"max_tokens": 0}, {"max_tokens": -1}, {"max_completion_tokens": 4294967296_u64}, {"stop": ""},
         {"stop": 1}, {"stop": ["a", ""]}, {"ignore_eos": 1}, {"stream": "yes"}, {"user": 1}, {"priority": 101}, {"priority": "high"},
         {"metadata": "x"}, {"logit_bias": []}, {"logit_bias": {"x": 1}}, {"chat_template_kwargs": []},
-        {"messages": []}, {"messages": "hi"}, {"model": 7}, {"repeat_last_n": -1},
+        {"messages": []}, {"messages": "hi"}, {"model": 7}, {"repeat_last_n": -1}, {"n": 0}, {"n": 129},
+        {"logprobs": 1}, {"top_logprobs": 21}, {"top_logprobs": 2}, {"top_logprobs": true},
     ]);
     for case in cases.as_array().expect("array") {
         let (param, code) = refused(chat(case), case);
         let field = case.as_object().and_then(|o| o.keys().next()).expect("one field");
         assert_eq!((&param, code.as_str()), (field, "invalid_value"), "{case}");
+    }
+    for case in [json!({"logprobs": 6}), json!({"logprobs": true})] {
+        assert_eq!(refused(text(&case), &case), ("logprobs".into(), "invalid_value".into()));
     }
     for case in [json!({"logit_bias": {"5": 101}}), json!({"logit_bias": {"5": "x"}})] {
         assert_eq!(refused(chat(&case), &case).0, "logit_bias.5");
@@ -157,6 +161,16 @@ fn priority_and_user_decide_whose_turn_it_is() {
     assert_eq!(turn(json!({"priority": -100, "user": "ann"})), (-100, "ann".into()));
     assert_eq!(turn(json!({"safety_identifier": "bob"})), (0, "bob".into()));
     assert_eq!(text(&json!({"prompt": "x", "priority": 7})).expect("accepted").generate.priority, 7);
+}
+
+#[test]
+fn choices_and_logprobs_reach_the_request() {
+    let asked = |parsed: chat_request::Parsed| (parsed.generate.choices, parsed.generate.logprobs);
+    assert_eq!(asked(chat(&json!({})).expect("accepted")), (1, None));
+    assert_eq!(asked(chat(&json!({"n": 3, "logprobs": true})).expect("accepted")), (3, Some(0)));
+    let case = json!({"logprobs": true, "top_logprobs": 20});
+    assert_eq!(asked(chat(&case).expect("accepted")), (1, Some(20)));
+    assert_eq!(asked(text(&json!({"n": 2, "best_of": 2, "logprobs": 0})).expect("accepted")), (2, Some(0)));
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Leg {
     fn translate(&mut self, event: GenerateEvent) -> (Happening, Option<Piece>) {
         match event.kind {
             Some(Kind::Started(_)) => (Happening::Started, None),
-            Some(Kind::Delta(delta)) => (Happening::Delta, Some(Piece::Text(delta.text))),
+            Some(Kind::Delta(delta)) => (Happening::Delta, Some(Piece::Output(delta.choices))),
             Some(Kind::Finished(finished)) => match finished.reason() {
                 FinishReason::Stop | FinishReason::Length => {
                     let (happening, _) = self.over(Happening::Finished);

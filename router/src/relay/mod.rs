@@ -8,7 +8,7 @@ mod load;
 
 use std::time::{Duration, Instant};
 
-use mlxcel_protocol::v1::{Finished, GenerateRequest};
+use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::attempt::{Attempt, Commit, Verdict};
@@ -31,8 +31,8 @@ pub(crate) struct Relay {
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Piece {
-    /// More text; may be empty.
-    Text(String),
+    /// More output, of some of the choices.
+    Output(Vec<ChoiceDelta>),
     /// The answer starts again on another node: what came so far is void. Only while committing at
     /// the end.
     Restart,

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use hyper::Request;
-use mlxcel_protocol::v1::FinishReason;
 use mlxcel_protocol::v1::generate_request::Prompt;
+use mlxcel_protocol::v1::{ChoiceDelta, FinishReason, ScoredToken, TokenLogprobs};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::{self, Sent, content};
-use super::node::FakeNode;
+use super::node::{Asked, FakeNode};
 use super::rig::Rig;
 
 #[tokio::test]
@@ -69,6 +69,116 @@ async fn streamed_answer_goes_from_role_to_done() {
     assert_eq!(chunks[4]["usage"]["total_tokens"], 6);
     assert_eq!(chunks.len(), 5);
     assert_eq!(events.last(), Some(&Sent::Done));
+}
+
+fn piece(choice: u32, text: &str) -> ChoiceDelta {
+    ChoiceDelta { choice, text: text.into(), ..ChoiceDelta::default() }
+}
+
+fn ended(choice: u32, reason: FinishReason) -> ChoiceDelta {
+    ChoiceDelta { choice, ended: reason.into(), ..ChoiceDelta::default() }
+}
+
+async fn answer_twice(asked: &Asked) {
+    asked.started().await;
+    asked.deltas(&[piece(0, "Hel")]).await;
+    asked.deltas(&[piece(1, "By"), piece(0, "lo")]).await;
+    asked.deltas(&[ended(0, FinishReason::Length), piece(1, "e")]).await;
+    asked.deltas(&[ended(1, FinishReason::Stop)]).await;
+    asked.finish(FinishReason::Stop, 4).await;
+}
+
+#[tokio::test]
+async fn whole_answer_has_every_choice_in_order() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    let answer = rig.chat(json!({"n": 3}));
+    let asked = node.asked().await;
+    assert_eq!(asked.request.choices, 3);
+    answer_twice(&asked).await;
+    let body = answer.await.expect("sent").json().await;
+    let choices = body["choices"].as_array().expect("choices");
+    let told: Vec<_> = choices
+        .iter()
+        .map(|choice| (&choice["index"], &choice["message"]["content"], &choice["finish_reason"]))
+        .collect();
+    let expected = [(0, "Hello", "length"), (1, "Bye", "stop"), (2, "", "stop")];
+    let expected = expected.map(|(index, text, reason)| (json!(index), json!(text), json!(reason)));
+    assert_eq!(told, expected.iter().map(|(i, t, r)| (i, t, r)).collect::<Vec<_>>());
+    assert_eq!(body["usage"]["completion_tokens"], 4);
+}
+
+#[tokio::test]
+async fn streamed_choices_are_interleaved_and_end_each_for_itself() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    let answer = rig.chat(json!({"n": 2, "stream": true}));
+    answer_twice(&node.asked().await).await;
+    let events = answer.await.expect("sent").events().await;
+    let chunks = events.iter().filter_map(|event| match event {
+        Sent::Json(chunk) => Some(&chunk["choices"][0]),
+        Sent::Done => None,
+    });
+    let told: Vec<(u64, String)> = chunks
+        .map(|choice| {
+            let text = choice["delta"]["content"].as_str().or(choice["finish_reason"].as_str());
+            (choice["index"].as_u64().expect("an index"), text.unwrap_or("nothing").to_owned())
+        })
+        .collect();
+    let expected = [(0, ""), (1, ""), (0, "Hel"), (1, "By"), (0, "lo"), (0, "length"), (1, "e"), (1, "stop")];
+    assert_eq!(told, expected.map(|(index, text)| (index, text.to_owned())));
+    assert_eq!(events.last(), Some(&Sent::Done));
+}
+
+fn scored(text: &str) -> ChoiceDelta {
+    let chosen = ScoredToken { id: 7, bytes: text.into(), logprob: -0.5 };
+    let logprobs = vec![TokenLogprobs { chosen: Some(chosen.clone()), top: vec![chosen] }];
+    ChoiceDelta { logprobs, ..piece(0, text) }
+}
+
+#[tokio::test]
+async fn logprobs_come_with_the_text_they_are_of() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    for stream in [false, true] {
+        let answer = rig.chat(json!({"logprobs": true, "top_logprobs": 1, "stream": stream}));
+        let asked = node.asked().await;
+        assert_eq!(asked.request.logprobs, Some(1));
+        asked.deltas(&[scored("Hel")]).await;
+        asked.deltas(&[scored("lo")]).await;
+        asked.finish(FinishReason::Stop, 2).await;
+        let mut answer = answer.await.expect("sent");
+        let token = |text: &str| {
+            let bytes = text.as_bytes();
+            let top = json!([{"token": text, "logprob": -0.5, "bytes": bytes}]);
+            json!({"token": text, "logprob": -0.5, "bytes": bytes, "top_logprobs": top})
+        };
+        if stream {
+            let events = answer.events().await;
+            let Sent::Json(second) = &events[2] else { panic!("no chunk: {events:?}") };
+            assert_eq!(second["choices"][0]["delta"]["content"], "lo");
+            assert_eq!(second["choices"][0]["logprobs"]["content"], json!([token("lo")]));
+        } else {
+            let choice = answer.json().await["choices"][0].clone();
+            assert_eq!(choice["logprobs"], json!({"content": [token("Hel"), token("lo")], "refusal": null}));
+        }
+    }
+}
+
+#[tokio::test]
+async fn offsets_of_a_streamed_completion_s_tokens_count_through() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    let body = json!({"model": "m", "prompt": "x", "stream": true, "logprobs": 0});
+    let at = rig.at;
+    let answer = tokio::spawn(async move { client::post(at, "/v1/completions", &body).await });
+    let asked = node.asked().await;
+    asked.deltas(&[scored("Hel")]).await;
+    asked.deltas(&[scored("lo")]).await;
+    asked.finish(FinishReason::Stop, 2).await;
+    let mut answer = answer.await.expect("sent");
+    assert_eq!(answer.chunk().await["choices"][0]["logprobs"]["text_offset"], json!([0]));
+    assert_eq!(answer.chunk().await["choices"][0]["logprobs"]["text_offset"], json!([3]));
 }
 
 #[tokio::test]
@@ -278,10 +388,10 @@ async fn wrong_paths_methods_and_bodies_get_openai_errors() {
 async fn unsupported_field_is_refused_by_name_before_any_node() {
     let mut node = FakeNode::with(&["m"]).await;
     let rig = Rig::with(&[&node]).await;
-    let answer = rig.chat(json!({"logprobs": true})).await.expect("sent");
+    let answer = rig.chat(json!({"store": true})).await.expect("sent");
     assert_eq!(answer.status, 400);
     let error = answer.json().await["error"].clone();
-    assert_eq!(error["param"], "logprobs");
+    assert_eq!(error["param"], "store");
     assert_eq!(error["code"], "unsupported_parameter");
     assert!(!node.is_asked());
 }

@@ -158,8 +158,12 @@ impl Asked {
     }
 
     pub(crate) async fn delta(&self, text: &str) {
-        let delta = Delta { text: text.to_owned(), token_ids: vec![7] };
-        self.send(Kind::Delta(delta)).await;
+        let choice = ChoiceDelta { text: text.to_owned(), token_ids: vec![7], ..ChoiceDelta::default() };
+        self.deltas(&[choice]).await;
+    }
+
+    pub(crate) async fn deltas(&self, choices: &[ChoiceDelta]) {
+        self.send(Kind::Delta(Delta { choices: choices.to_vec() })).await;
     }
 
     pub(crate) async fn finish(&self, reason: FinishReason, completion_tokens: u32) {

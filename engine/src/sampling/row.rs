@@ -1,0 +1,70 @@
+//! What a sequence's row of logits goes through, wherever that happens: sampling, and the ranking that tells
+//! how likely the choice was.
+//!
+//! A row's state moves on with each choice, so a choice is final. Knows no arrays and no other sequence;
+//! `serving` decides on which thread rows are sampled, in the order of their steps.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::{Ranking, Sampler, SamplingError, rank};
+
+/// The sampling state of one sequence.
+#[derive(Debug)]
+pub(crate) struct RowSampler {
+    sampler: Sampler,
+    /// How many most likely tokens to rank, where log-probabilities are wanted.
+    top: Option<usize>,
+    /// The logits as the sampler changes them.
+    scratch: Vec<f32>,
+}
+
+/// A row's state, shared between the thread that launches steps and the one that samples.
+pub(crate) type SharedRow = Arc<Mutex<RowSampler>>;
+
+/// A token chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) token: u32,
+    /// Where log-probabilities are wanted.
+    pub(crate) ranking: Option<Ranking>,
+}
+
+impl RowSampler {
+    /// `logprobs` is how many most likely tokens to rank beside the chosen one; none at all when absent.
+    pub(crate) fn new(sampler: Sampler, logprobs: Option<u32>) -> Self {
+        Self { sampler, top: logprobs.map(|top| top as usize), scratch: Vec::new() }
+    }
+
+    /// Whether a choice is the plain argmax of the logits and nothing else is wanted of them, so that a device
+    /// can take it itself.
+    pub(crate) fn is_plain_greedy(&self) -> bool {
+        self.sampler.is_plain_greedy() && self.top.is_none()
+    }
+
+    /// Chooses the next token and counts it as the sequence's.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<Choice, SamplingError> {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(logits);
+        let token = self.sampler.sample(&mut self.scratch)?;
+        self.sampler.accept(token);
+        Ok(Choice { token, ranking: self.top.map(|top| rank(logits, token, top)) })
+    }
+}
+
+/// Chooses a token for each row of `logits`, `[rows, vocabulary]`, on all cores. Of a row without a state,
+/// whose sequence has ended, nothing is chosen.
+pub(crate) fn choose_rows(rows: &[Option<SharedRow>], logits: &[f32]) -> Vec<Result<Choice, SamplingError>> {
+    let width = logits.len() / rows.len().max(1);
+    let chosen: Vec<OnceLock<_>> = rows.iter().map(|_| OnceLock::new()).collect();
+    mlxcel_kernels::pool().parallel_for(rows.len(), |index| {
+        let Some(row) = &rows[index] else { return };
+        // A sampler that panicked has been reported by the step it was in; its row is not sampled again.
+        let mut row = row.lock().unwrap_or_else(PoisonError::into_inner);
+        let choice = row.choose(&logits[index * width..][..width]);
+        chosen[index].get_or_init(|| choice);
+    });
+    chosen.into_iter().map(|slot| slot.into_inner().unwrap_or(Err(SamplingError::NoToken))).collect()
+}
