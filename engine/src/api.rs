@@ -42,6 +42,8 @@ pub struct EngineState {
     pub kv_blocks: u32,
     /// Those no sequence holds: free, or cached until they are needed.
     pub kv_blocks_available: u32,
+    /// How often, so far, a sequence gave its blocks up to another and was computed again later.
+    pub preemptions: u64,
 }
 
 /// How to load a model.
@@ -55,6 +57,9 @@ pub struct LoadOptions {
     pub context_tokens: Option<u32>,
     /// Most sequences in one step; a default fitting the device when absent.
     pub max_sequences: Option<u32>,
+    /// Most tokens the KV cache holds over all sequences; what fits the device beside the weights when absent, or
+    /// less. Rounded down to whole blocks.
+    pub kv_tokens: Option<u32>,
     /// Where to note what each step does; several engines may share one.
     pub trace: Option<Arc<Trace>>,
 }

@@ -36,20 +36,30 @@ pub(super) struct SharedState {
     kv_bytes: AtomicU64,
     kv_blocks: u32,
     kv_blocks_available: AtomicU32,
+    preemptions: AtomicU64,
 }
 
 impl SharedState {
     pub(super) fn new(context_tokens: u32, weight_bytes: u64, kv_blocks: usize) -> Self {
         let (running, waiting, kv_bytes) = Default::default();
         let kv_blocks = count(kv_blocks);
-        let kv_blocks_available = AtomicU32::new(kv_blocks);
-        Self { context_tokens, weight_bytes, running, waiting, kv_bytes, kv_blocks, kv_blocks_available }
+        Self {
+            context_tokens,
+            weight_bytes,
+            running,
+            waiting,
+            kv_bytes,
+            kv_blocks,
+            kv_blocks_available: AtomicU32::new(kv_blocks),
+            preemptions: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn publish(&self, scheduler: &Scheduler, kv_bytes: u64) {
         self.running.store(count(scheduler.running()), Ordering::Relaxed);
         self.waiting.store(count(scheduler.waiting()), Ordering::Relaxed);
         self.kv_blocks_available.store(count(scheduler.store().available()), Ordering::Relaxed);
+        self.preemptions.store(scheduler.preempted(), Ordering::Relaxed);
         self.kv_bytes.store(kv_bytes, Ordering::Relaxed);
     }
 
@@ -60,6 +70,7 @@ impl SharedState {
             kv_bytes: self.kv_bytes.load(Ordering::Relaxed),
             kv_blocks: self.kv_blocks,
             kv_blocks_available: self.kv_blocks_available.load(Ordering::Relaxed),
+            preemptions: self.preemptions.load(Ordering::Relaxed),
             context_tokens: self.context_tokens,
             weight_bytes: self.weight_bytes,
         }

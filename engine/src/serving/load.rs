@@ -12,7 +12,7 @@ use super::command::SharedState;
 use super::delivery::TraceRows;
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
-use crate::blocks::{BLOCK_TOKENS, BlockStore};
+use crate::blocks::{BLOCK_TOKENS, BlockStore, blocks_for};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::decoder::{Model, WeightError};
 use crate::device::{Device, DeviceError};
@@ -139,8 +139,11 @@ impl Loaded {
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
         let weight_bytes = model.weights.bytes();
         let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES) as usize;
-        let kv_tokens = kv_tokens(&model, &device, weight_bytes, max_sequences * context_tokens as usize);
-        let blocks = kv_tokens / BLOCK_TOKENS;
+        let wanted = max_sequences * blocks_for(context_tokens as usize);
+        let most = options.kv_tokens.map_or(wanted, |tokens| tokens as usize / BLOCK_TOKENS);
+        let blocks = kv_blocks(&model, &device, weight_bytes, wanted.min(most));
+        // A request alone has to fit, whatever the model was trained for.
+        let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
         let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, ageing: AGEING };
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
         Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, trace })
@@ -174,9 +177,9 @@ fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {
     }
 }
 
-/// Tokens of KV cache that fit beside the weights, at most `wanted`.
-fn kv_tokens(model: &Model, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
+/// Blocks of KV cache that fit beside the weights, at most `wanted`.
+fn kv_blocks(model: &Model, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
     let free = device.info().memory_bytes.saturating_sub(weight_bytes) as f64 * KV_MEMORY_SHARE;
-    let fitting = free / model.kv_bytes_per_token() as f64;
+    let fitting = free / (model.kv_bytes_per_token() * BLOCK_TOKENS as u64) as f64;
     wanted.min(fitting as usize)
 }
