@@ -46,6 +46,18 @@ impl Device {
         sampled
     }
 
+    /// Breaks off in a step: what it would have written is anything, and its samples mean nothing.
+    pub(super) fn break_off(&mut self, plan: &StepPlan) -> BTreeMap<SequenceId, u32> {
+        for span in &plan.spans {
+            for at in span.start..span.start + span.tokens.len() {
+                *self.place(&span.blocks, at) = u64::MAX;
+            }
+        }
+        let sampled = plan.spans.iter().filter(|span| span.sample).map(|span| (span.sequence, 0));
+        self.last = sampled.collect();
+        self.last.clone()
+    }
+
     fn compute(&mut self, span: &Span) -> u64 {
         let mut before = match span.start {
             0 => 0,

@@ -68,6 +68,7 @@ fn run(seed: u64, requests: usize) -> World {
             world.submit(workload.script());
         }
         for _ in 0..workload.random.random_range(0..60) {
+            world.breaks = workload.random.random_bool(0.005);
             world.step(Duration::from_millis(workload.random.random_range(0..4)));
             if workload.random.random_bool(0.04) && !world.live.is_empty() {
                 let at = workload.random.random_range(0..world.live.len());
@@ -76,6 +77,7 @@ fn run(seed: u64, requests: usize) -> World {
             }
         }
     }
+    world.breaks = false;
     world.drain(Duration::from_millis(1));
     assert_eq!(world.ended.len(), requests, "every request ends");
     assert_eq!((world.scheduler.running(), world.scheduler.waiting()), (0, 0));
@@ -85,7 +87,7 @@ fn run(seed: u64, requests: usize) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn no_workload_breaks_a_rule(seed: u64) {
@@ -94,13 +96,15 @@ proptest! {
 }
 
 #[test]
-fn thousands_of_requests_meet_preemption_sharing_expiry_and_cancellation() {
+fn thousands_of_requests_meet_preemption_sharing_expiry_cancellation_and_failure() {
     let worlds: Vec<World> = (0..6).map(|seed| run(seed, 600)).collect();
     let ends = |end| worlds.iter().flat_map(|world| world.ended.values()).filter(|(_, e)| *e == end).count();
-    let counts = [End::Finished, End::Cancelled, End::Expired].map(ends);
+    let counts = [End::Finished, End::Cancelled, End::Expired, End::Failed].map(ends);
     assert!(counts.iter().all(|count| *count > 50), "{counts:?}");
     let preempted: u64 = worlds.iter().map(|world| world.scheduler.preempted()).sum();
     assert!(preempted > 100, "{preempted}");
+    let shared: usize = worlds.iter().map(|world| world.shared).sum();
+    assert!(shared > 10_000, "{shared}");
     let evicted: u64 = worlds.iter().map(|world| world.scheduler.store().evicted()).sum();
     assert!(evicted > 100, "{evicted}");
 }

@@ -28,6 +28,8 @@ pub(super) enum End {
     Finished,
     Cancelled,
     Expired,
+    /// Its step broke off.
+    Failed,
 }
 
 pub(super) struct Live {
@@ -45,6 +47,7 @@ struct Launched {
     sampled: BTreeMap<SequenceId, u32>,
     computed: Vec<(SequenceId, usize)>,
     by_host: bool,
+    broken: bool,
 }
 
 pub(super) struct World {
@@ -57,6 +60,10 @@ pub(super) struct World {
     /// Tokens computed for each client and twice those generated, leaving out what was computed again.
     pub(super) served: BTreeMap<u8, u64>,
     pub(super) steps: u64,
+    /// Tokens of prompts that were found in the pool.
+    pub(super) shared: usize,
+    /// The next step is to break off.
+    pub(super) breaks: bool,
     next: u64,
     limits: SchedulerLimits,
 }
@@ -72,6 +79,8 @@ impl World {
             now: Duration::ZERO,
             served: BTreeMap::new(),
             steps: 0,
+            shared: 0,
+            breaks: false,
             next: 0,
             limits,
         }
@@ -118,7 +127,7 @@ impl World {
             !(plan.is_empty() && idle && !self.live.is_empty()),
             "a step does nothing while requests wait"
         );
-        self.check(&plan);
+        self.check(&plan, last.as_ref());
         if !plan.is_empty() {
             self.launched = Some(self.launch(&plan));
         }
@@ -135,7 +144,8 @@ impl World {
     }
 
     fn launch(&mut self, plan: &StepPlan) -> Launched {
-        let sampled = self.device.run(plan);
+        let broken = std::mem::take(&mut self.breaks);
+        let sampled = if broken { self.device.break_off(plan) } else { self.device.run(plan) };
         let by_host =
             sampled.keys().any(|name| self.live.get(name).is_some_and(|l| l.script.sampled_by_host));
         for (name, live) in self.live.iter_mut().filter(|(name, _)| !by_host && sampled.contains_key(name)) {
@@ -146,7 +156,7 @@ impl World {
         }
         plan.spans.iter().for_each(|span| self.account(span));
         let end = |span: &Span| (span.sequence, span.start + span.tokens.len());
-        Launched { sampled, computed: plan.spans.iter().map(end).collect(), by_host }
+        Launched { sampled, computed: plan.spans.iter().map(end).collect(), by_host, broken }
     }
 
     fn account(&mut self, span: &Span) {
@@ -158,6 +168,15 @@ impl World {
     }
 
     fn read(&mut self, step: Launched) {
+        if step.broken {
+            for (sequence, _) in step.computed {
+                if self.live.contains_key(&sequence) {
+                    self.scheduler.remove(sequence);
+                    self.end(sequence, End::Failed);
+                }
+            }
+            return;
+        }
         for (sequence, tokens) in step.computed {
             self.scheduler.computed(sequence, tokens);
         }
@@ -184,7 +203,7 @@ impl World {
     }
 
     /// What must hold of every plan, before it runs.
-    fn check(&mut self, plan: &StepPlan) {
+    fn check(&mut self, plan: &StepPlan, last: Option<&Launched>) {
         let decoding = plan.spans.iter().filter(|span| span.tokens.len() == 1).count();
         assert!(plan.len() <= self.limits.step_tokens.max(decoding), "{} tokens in a step", plan.len());
         assert!(self.scheduler.running() <= self.limits.max_sequences);
@@ -197,7 +216,9 @@ impl World {
                 assert!(written.insert(*block), "two sequences write {block:?}");
             }
             let live = self.live.get_mut(&span.sequence).expect("what has ended is not planned");
-            live.first_planned.get_or_insert(self.now);
+            if live.first_planned.replace(live.first_planned.unwrap_or(self.now)).is_none() {
+                self.shared += span.start;
+            }
         }
         for span in &plan.spans {
             let before = span.start / crate::blocks::BLOCK_TOKENS;
@@ -206,14 +227,15 @@ impl World {
                 "what is read is not written"
             );
         }
-        self.check_contents(plan);
+        self.check_contents(plan, last.filter(|step| step.broken));
         self.scheduler.check();
     }
 
-    /// Prefixes taken from the pool are the sequence's own.
-    fn check_contents(&self, plan: &StepPlan) {
-        // A copied block is complete only once the step runs.
-        for span in plan.spans.iter().filter(|_| plan.copies.is_empty()) {
+    /// What is read from the pool is the sequence's own; a copied block is complete only once the step runs, and
+    /// a sequence whose step broke off does not know it yet.
+    fn check_contents(&self, plan: &StepPlan, broken: Option<&Launched>) {
+        let lost = |name| broken.is_some_and(|step| step.computed.iter().any(|(member, _)| *member == name));
+        for span in plan.spans.iter().filter(|span| plan.copies.is_empty() && !lost(span.sequence)) {
             let live = &self.live[&span.sequence];
             let known: Vec<u32> = live.script.prompt.iter().chain(&live.output).copied().collect();
             assert!(self.device.holds(span, &known), "{:?} reads the keys of another", span.sequence);
