@@ -159,6 +159,7 @@ impl Host {
             context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
             max_sequences: self.options.max_sequences,
             trace: self.options.trace.clone(),
+            ..LoadOptions::default()
         };
         let ticket = self.next_ticket;
         self.next_ticket += 1;
