@@ -14,6 +14,12 @@ use serde_json::json;
 
 use measure::{Case, median_run};
 
+/// For Rust and, by its name for `malloc`, for MLX: one thread builds a step's graph, another runs and frees it, and
+/// with the C library's allocator they wait for each other (a tenth of the time of a CPU's decode step).
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measure an engine.
 #[derive(Debug, Parser)]
 struct Args {
