@@ -77,7 +77,7 @@ fn in_registers<const BITS: usize>(
     rows: &Range<usize>,
 ) {
     let layout = prepared.layout();
-    let groups = layout.groups();
+    let (groups, places) = (layout.groups(), layout.places());
     let side = ROWS_WIDENED * groups + 8;
     let mut widened = Scratch::new(2 * side);
     let (scales, biases) = widened.split_at_mut(side);
@@ -102,6 +102,7 @@ fn in_registers<const BITS: usize>(
             x_scales: prepared.scales(),
             scale_stride: layout.scale_stride(),
             sums: prepared.sums(),
+            places,
         };
         multiply(product, part, &block, affine_rows);
     }

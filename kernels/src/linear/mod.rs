@@ -121,4 +121,4 @@ fn tasks(parts: &[Part<'_>], rows: usize) -> usize {
 }
 
 /// Up to this many rows the weights are read in registers.
-pub const FEW_ROWS: usize = 8;
+pub const FEW_ROWS: usize = 16;

@@ -60,6 +60,12 @@ impl Layout {
         self.chunks() * self.lanes
     }
 
+    /// Which of the groups of a chunk each lane's values belong to.
+    pub(super) fn places(self) -> [u32; MAX_LANES] {
+        let last = self.groups().saturating_sub(1);
+        std::array::from_fn(|lane| (lane * self.per_word() / self.group).min(last) as u32)
+    }
+
     fn row(self) -> usize {
         self.stride() + self.scale_stride() + self.groups()
     }

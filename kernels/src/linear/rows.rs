@@ -42,6 +42,8 @@ pub(super) struct AffineRows<const BITS: usize> {
     pub(super) x_scales: *const f32,
     pub(super) scale_stride: usize,
     pub(super) sums: *const f32,
+    /// Which of the groups of a chunk each lane belongs to.
+    pub(super) places: [u32; MAX_LANES],
 }
 
 impl<const BITS: usize> AffineRows<BITS> {
@@ -119,17 +121,6 @@ impl<const BITS: usize> AffineRows<BITS> {
             }
         }
     }
-
-    /// Which of the next groups each lane of a chunk belongs to.
-    #[inline(always)]
-    fn places<S: Simd>(&self, s: S) -> S::U {
-        let mut places = [0; MAX_LANES];
-        for (lane, place) in places.iter_mut().enumerate() {
-            *place = (lane * (32 / BITS) / self.group).min(self.groups.saturating_sub(1)) as u32;
-        }
-        // SAFETY: `LANES <= MAX_LANES`.
-        unsafe { s.load_words(places.as_ptr()) }
-    }
 }
 
 impl<const BITS: usize> WeightRows for AffineRows<BITS> {
@@ -145,7 +136,8 @@ impl<const BITS: usize> WeightRows for AffineRows<BITS> {
         let chunk = 32 / BITS * S::LANES;
         let (full, rest) = (self.words / S::LANES, self.words % S::LANES);
         let shift = self.group.trailing_zeros();
-        let places = self.places(s);
+        // SAFETY: `LANES <= MAX_LANES`.
+        let places = unsafe { s.load_words(self.places.as_ptr()) };
         // SAFETY: every offset is inside the rows the caller promises. Where the words do not fill the last
         // chunk, it reaches back over words already multiplied, for which `pairs` has 0 there; groups divide a
         // chunk then. Rows shorter than a chunk are read as far as they go.
@@ -232,10 +224,14 @@ impl<T: Element> WeightRows for FloatRows<T> {
 #[inline(always)]
 fn sums<S: Simd, const R: usize, const W: usize>(s: S, lanes: &[[S::F; R]; W]) -> [[f32; R]; W] {
     let mut out = [[0.0; R]; W];
-    for w in 0..W {
-        for r in 0..R {
-            out[w][r] = s.sum(lanes[w][r]);
-        }
+    let (lanes, sums) = (lanes.as_flattened(), out.as_flattened_mut());
+    let fours = lanes.len() / 4 * 4;
+    for at in (0..fours).step_by(4) {
+        let four = s.sum_four([lanes[at], lanes[at + 1], lanes[at + 2], lanes[at + 3]]);
+        sums[at..at + 4].copy_from_slice(&four);
+    }
+    for at in fours..lanes.len() {
+        sums[at] = s.sum(lanes[at]);
     }
     out
 }

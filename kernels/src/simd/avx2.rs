@@ -158,9 +158,23 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn sum(self, a: __m256) -> f32 {
         isa!({
-            let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            let pairs = _mm256_add_ps(a, _mm256_permute_ps::<0b01_00_11_10>(a));
+            let fours = _mm256_add_ps(pairs, _mm256_permute_ps::<0b10_11_00_01>(pairs));
+            let (low, high) = (_mm256_castps256_ps128(fours), _mm256_extractf128_ps::<1>(fours));
+            _mm_cvtss_f32(_mm_add_ss(low, high))
+        })
+    }
+    #[inline(always)]
+    fn sum_four(self, a: [__m256; 4]) -> [f32; 4] {
+        isa!({
+            let low = _mm256_add_ps(_mm256_unpacklo_ps(a[0], a[1]), _mm256_unpackhi_ps(a[0], a[1]));
+            let high = _mm256_add_ps(_mm256_unpacklo_ps(a[2], a[3]), _mm256_unpackhi_ps(a[2], a[3]));
+            let even = _mm256_shuffle_ps::<0x44>(low, high);
+            let fours = _mm256_add_ps(even, _mm256_shuffle_ps::<0xee>(low, high));
+            let sum = _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps::<1>(fours));
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), sum);
+            out
         })
     }
     #[inline(always)]

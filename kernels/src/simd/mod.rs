@@ -100,7 +100,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn power_of_two(self, a: Self::F) -> Self::F;
     /// `yes` where `a < b`, else `no`.
     fn select_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// The sum of the lanes: within each four of them first, `(a0 + a2) + (a1 + a3)`.
     fn sum(self, a: Self::F) -> f32;
+    /// The sum of each, to the same bit.
+    #[inline(always)]
+    fn sum_four(self, a: [Self::F; 4]) -> [f32; 4] {
+        [self.sum(a[0]), self.sum(a[1]), self.sum(a[2]), self.sum(a[3])]
+    }
     fn largest(self, a: Self::F) -> f32;
 
     /// # Safety

@@ -167,7 +167,10 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn sum(self, a: float32x4_t) -> f32 {
-        isa!(vaddvq_f32(a))
+        isa!({
+            let pairs = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+            vget_lane_f32::<0>(pairs) + vget_lane_f32::<1>(pairs)
+        })
     }
     #[inline(always)]
     fn largest(self, a: float32x4_t) -> f32 {
