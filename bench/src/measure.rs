@@ -80,7 +80,7 @@ fn request(case: Case, sequence: u32, salt: usize) -> Request {
         id: format!("{salt}-{sequence}"),
         prompt: Prompt::Tokens((0..case.prompt).map(token).collect()),
         sampling: SamplingParams::default(),
-        limits: Limits { max_tokens: Some(case.decode), stop: Vec::new(), ignore_eos: true },
+        limits: Limits { max_tokens: Some(case.decode), ignore_eos: true, ..Limits::default() },
         turn: Turn::default(),
         answer: AnswerOptions::default(),
     }

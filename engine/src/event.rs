@@ -33,8 +33,25 @@ pub struct Delta {
     /// Where the request asks for them: those of the tokens whose text begins in this delta. Tokens that
     /// end generation and tokens cut off by a stop string have none.
     pub logprobs: Vec<TokenLogprobs>,
+    /// What the model thinks before it answers, where it marks that.
+    pub reasoning: String,
+    /// The tools it calls, where the prompt has any.
+    pub tool_calls: Vec<ToolCallDelta>,
     /// Why the choice has ended; told where the request has several choices, in each one's last delta.
     pub ended: Option<FinishReason>,
+}
+
+/// Part of a call of a tool. A call begins with its id and name; the JSON of its arguments follows in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ToolCallDelta {
+    /// Which of the choice's calls, counted from 0.
+    pub index: u32,
+    /// Names the call, in its first part.
+    pub id: Option<String>,
+    /// The function called, in its first part.
+    pub name: Option<String>,
+    /// More of the arguments.
+    pub arguments: String,
 }
 
 /// How likely a token was, and which would have been likelier.
@@ -82,6 +99,10 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
+    /// Tools have been called; the client answers for them.
+    ToolCalls,
+    /// The output went round in circles.
+    Repetition,
     /// The request was cancelled.
     Cancelled,
 }

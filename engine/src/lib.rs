@@ -10,6 +10,7 @@ pub mod decoder;
 mod device;
 mod event;
 pub mod families;
+mod grammar;
 mod inspect;
 mod kv;
 mod request;
@@ -22,8 +23,13 @@ mod trace;
 
 pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
 pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo, library_for_cpu};
-pub use event::{Delta, Event, Finish, FinishReason, GenerateError, ScoredToken, TokenLogprobs};
+pub use event::{
+    Delta, Event, Finish, FinishReason, GenerateError, ScoredToken, TokenLogprobs, ToolCallDelta,
+};
 pub use inspect::{Inspection, inspect};
-pub use request::{AnswerOptions, ChatPrompt, Limits, PRIORITIES, Prompt, Request, SamplingParams, Turn};
+pub use request::{
+    AnswerOptions, ChatPrompt, Grammar, Limits, PRIORITIES, Prompt, RepetitionLimit, Request, SamplingParams,
+    ToolChoice, Turn,
+};
 pub use serving::{LoadError, load};
 pub use trace::Trace;

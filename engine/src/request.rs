@@ -111,6 +111,40 @@ pub struct Limits {
     pub stop: Vec<String>,
     /// Go on past end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// Generation ends when the output goes round in circles; never for that reason when absent.
+    pub repetition: Option<RepetitionLimit>,
+}
+
+/// When output counts as going round in circles: it ends with the same run of tokens, of a length between
+/// `min_pattern` and `max_pattern`, `min_count` times over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepetitionLimit {
+    /// Longest run looked for, in tokens; at most [`RepetitionLimit::MOST_PATTERN`].
+    pub max_pattern: u32,
+    /// Shortest run looked for, at least 1.
+    pub min_pattern: u32,
+    /// How often it must come, at least 2.
+    pub min_count: u32,
+}
+
+impl RepetitionLimit {
+    /// Longest pattern that may be looked for: the work a token takes grows with it.
+    pub const MOST_PATTERN: u32 = 256;
+
+    /// The first rule that the limit breaks, with the value that breaks it.
+    pub fn broken_rule(&self) -> Option<String> {
+        let Self { max_pattern, min_pattern, min_count } = *self;
+        if !(1..=Self::MOST_PATTERN).contains(&max_pattern) {
+            let most = Self::MOST_PATTERN;
+            return Some(format!("repetition max_pattern must be between 1 and {most}, got {max_pattern}"));
+        }
+        if !(1..=max_pattern).contains(&min_pattern) {
+            return Some(format!(
+                "repetition min_pattern must be between 1 and max_pattern {max_pattern}, got {min_pattern}"
+            ));
+        }
+        (min_count < 2).then(|| format!("repetition min_count must be at least 2, got {min_count}"))
+    }
 }
 
 /// What an answer consists of. The default is one choice of text.
@@ -123,6 +157,53 @@ pub struct AnswerOptions {
     /// Tell the log-probability of each token, and those of this many most likely ones: at most
     /// [`AnswerOptions::MOST_TOP_LOGPROBS`].
     pub logprobs: Option<u32>,
+    /// The text obeys this grammar, unless it is cut short. Where the prompt opens reasoning, the grammar begins
+    /// after it.
+    pub grammar: Option<Grammar>,
+    /// Which of the prompt's tools is called.
+    pub tools: ToolChoice,
+    /// Where a tool must be called: at most one call.
+    pub single_call: bool,
+}
+
+/// A language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grammar {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that obeys a JSON schema, itself given as JSON text.
+    JsonSchema(String),
+    /// What a regular expression matches as a whole.
+    Regex(String),
+    /// A context-free grammar in Lark's syntax, in the dialect of `llguidance`.
+    Lark(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+}
+
+impl Grammar {
+    /// What kind of grammar it is, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::JsonObject => "JSON object",
+            Self::JsonSchema(_) => "JSON schema",
+            Self::Regex(_) => "regular expression",
+            Self::Lark(_) => "Lark grammar",
+            Self::Choice(_) => "choice",
+        }
+    }
+}
+
+/// Which tool is called.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ToolChoice {
+    /// As the model likes.
+    #[default]
+    Auto,
+    /// At least one.
+    Required,
+    /// This one, once.
+    Named(String),
 }
 
 impl AnswerOptions {
@@ -144,6 +225,6 @@ impl AnswerOptions {
 
 impl Default for AnswerOptions {
     fn default() -> Self {
-        Self { choices: 1, logprobs: None }
+        Self { choices: 1, logprobs: None, grammar: None, tools: ToolChoice::Auto, single_call: false }
     }
 }

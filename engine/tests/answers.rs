@@ -56,7 +56,7 @@ fn collect(events: &Receiver<Event>) -> (Vec<Choice>, Result<Finish, GenerateErr
     let ended = loop {
         match events.recv_timeout(PATIENCE).expect("every request ends") {
             Event::Started { .. } => {}
-            Event::Delta(Delta { choice, text, token_ids, logprobs, ended }) => {
+            Event::Delta(Delta { choice, text, token_ids, logprobs, ended, .. }) => {
                 let choice = choices.entry(choice).or_default();
                 assert_eq!(choice.ended, None, "nothing follows a choice's end");
                 choice.text.push_str(&text);

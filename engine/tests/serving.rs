@@ -23,7 +23,7 @@ fn engine(options: LoadOptions) -> Box<dyn Engine> {
 }
 
 fn request(id: &str, prompt: &[u32], max_tokens: u32) -> Request {
-    let limits = Limits { max_tokens: Some(max_tokens), stop: Vec::new(), ignore_eos: true };
+    let limits = Limits { max_tokens: Some(max_tokens), ignore_eos: true, ..Limits::default() };
     let (id, prompt) = (id.to_owned(), Prompt::Tokens(prompt.to_vec()));
     let (sampling, turn, answer) = Default::default();
     Request { id, prompt, sampling, limits, turn, answer }

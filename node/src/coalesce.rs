@@ -8,7 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use mlxcel_protocol::v1::{
-    ChoiceDelta, Delta, GenerateEvent, LoadProgress, WorkerEvent, generate_event, load_progress, worker_event,
+    ChoiceDelta, Delta, GenerateEvent, LoadProgress, ToolCallDelta, WorkerEvent, generate_event,
+    load_progress, worker_event,
 };
 
 /// A message that may join an earlier one of the same source.
@@ -145,11 +146,23 @@ impl Coalesce for GenerateEvent {
 }
 
 fn join(waiting: &mut ChoiceDelta, newer: ChoiceDelta) {
-    let ChoiceDelta { choice: _, text, token_ids, logprobs, ended } = newer;
+    let ChoiceDelta { choice: _, text, token_ids, logprobs, ended, reasoning, tool_calls } = newer;
     waiting.text.push_str(&text);
     waiting.token_ids.extend(token_ids);
     waiting.logprobs.extend(logprobs);
     waiting.ended = ended;
+    waiting.reasoning.push_str(&reasoning);
+    join_calls(&mut waiting.tool_calls, tool_calls);
+}
+
+/// A part of the call that came last becomes part of its last part.
+fn join_calls(waiting: &mut Vec<ToolCallDelta>, newer: Vec<ToolCallDelta>) {
+    for newer in newer {
+        match waiting.last_mut().filter(|waiting| waiting.index == newer.index) {
+            Some(waiting) => waiting.arguments.push_str(&newer.arguments),
+            None => waiting.push(newer),
+        }
+    }
 }
 
 impl Coalesce for LoadProgress {
@@ -219,6 +232,23 @@ mod tests {
         }
         let second = ChoiceDelta { text: "a!".into(), token_ids: vec![2, 4], ..ended };
         assert_eq!(drain(&mut queue), [deltas("a", &[choice(0, "xy", &[1, 3]), second])]);
+    }
+
+    #[test]
+    fn parts_of_a_call_are_joined_to_it() {
+        let call = |index, id: &str, arguments: &str| ToolCallDelta {
+            index,
+            id: id.into(),
+            arguments: arguments.into(),
+            ..ToolCallDelta::default()
+        };
+        let part = |calls: &[ToolCallDelta]| ChoiceDelta { tool_calls: calls.to_vec(), ..choice(0, "", &[]) };
+        let mut queue = CoalescingQueue::new();
+        for calls in [&[call(0, "a", "{")][..], &[call(0, "", "}"), call(1, "b", "")], &[call(1, "", "{}")]] {
+            queue.push(deltas("r", &[part(calls)]));
+        }
+        let joined = part(&[call(0, "a", "{}"), call(1, "b", "{}")]);
+        assert_eq!(drain(&mut queue), [deltas("r", &[joined])]);
     }
 
     #[test]

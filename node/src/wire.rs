@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use mlxcel_engine::{
-    AnswerOptions, ChatPrompt, Delta, EngineState, Event, Finish, FinishReason, GenerateError, Limits,
-    LoadStep, PRIORITIES, Prompt, Quantization, Request, SamplingParams, ScoredToken, TokenLogprobs, Turn,
+    AnswerOptions, ChatPrompt, Delta, EngineState, Event, Finish, FinishReason, GenerateError, Grammar,
+    Limits, LoadStep, PRIORITIES, Prompt, Quantization, RepetitionLimit, Request, SamplingParams,
+    ScoredToken, TokenLogprobs, ToolCallDelta, ToolChoice, Turn,
 };
 use mlxcel_protocol::v1::{self, FailureKind, generate_event, generate_request, load_progress};
 use serde_json::Value;
@@ -34,13 +35,24 @@ pub(crate) fn request(request: v1::GenerateRequest) -> Result<Request, String> {
             max_tokens: (request.max_tokens > 0).then_some(request.max_tokens),
             stop: request.stop,
             ignore_eos: request.ignore_eos,
+            repetition: request.repetition.map(repetition),
         },
         turn: Turn {
             priority: priority(request.priority)?,
             client: (!request.client.is_empty()).then_some(request.client),
             deadline: (request.deadline_micros > 0).then(|| Duration::from_micros(request.deadline_micros)),
         },
-        answer: AnswerOptions { choices: request.choices.max(1), logprobs: request.logprobs },
+        answer: AnswerOptions {
+            choices: request.choices.max(1),
+            logprobs: request.logprobs,
+            grammar: request.grammar.map(grammar).transpose()?,
+            tools: match (request.tool_named, request.tool_required) {
+                (name, _) if !name.is_empty() => ToolChoice::Named(name),
+                (_, true) => ToolChoice::Required,
+                _ => ToolChoice::Auto,
+            },
+            single_call: request.single_call,
+        },
     })
 }
 
@@ -204,7 +216,31 @@ fn choice(delta: Delta) -> v1::ChoiceDelta {
         token_ids: delta.token_ids,
         logprobs: delta.logprobs.into_iter().map(logprobs).collect(),
         ended: delta.ended.map_or(v1::FinishReason::Unspecified, finish_reason).into(),
+        reasoning: delta.reasoning,
+        tool_calls: delta.tool_calls.into_iter().map(tool_call).collect(),
     }
+}
+
+fn tool_call(call: ToolCallDelta) -> v1::ToolCallDelta {
+    let ToolCallDelta { index, id, name, arguments } = call;
+    v1::ToolCallDelta { index, id: id.unwrap_or_default(), name: name.unwrap_or_default(), arguments }
+}
+
+fn grammar(grammar: v1::Grammar) -> Result<Grammar, String> {
+    use v1::grammar::Kind;
+    Ok(match grammar.kind {
+        Some(Kind::JsonObject(_)) => Grammar::JsonObject,
+        Some(Kind::JsonSchema(schema)) => Grammar::JsonSchema(schema),
+        Some(Kind::Regex(regex)) => Grammar::Regex(regex),
+        Some(Kind::Lark(grammar)) => Grammar::Lark(grammar),
+        Some(Kind::Choices(choices)) => Grammar::Choice(choices.texts),
+        None => return Err("a grammar must be of a kind".into()),
+    })
+}
+
+fn repetition(limit: v1::RepetitionLimit) -> RepetitionLimit {
+    let v1::RepetitionLimit { max_pattern, min_pattern, min_count } = limit;
+    RepetitionLimit { max_pattern, min_pattern: min_pattern.max(1), min_count }
 }
 
 fn logprobs(logprobs: TokenLogprobs) -> v1::TokenLogprobs {
@@ -220,6 +256,8 @@ fn finish_reason(reason: FinishReason) -> v1::FinishReason {
         FinishReason::Stop => v1::FinishReason::Stop,
         FinishReason::Length => v1::FinishReason::Length,
         FinishReason::Cancelled => v1::FinishReason::Cancelled,
+        FinishReason::ToolCalls => v1::FinishReason::ToolCalls,
+        FinishReason::Repetition => v1::FinishReason::Repetition,
     }
 }
 

@@ -33,7 +33,7 @@ impl Engine for ScriptEngine {
         let Prompt::Text(script) = &request.prompt else {
             return events(Event::Failed(GenerateError::Invalid("only scripts run here".into())));
         };
-        if request.answer != AnswerOptions::default() {
+        if request.answer != AnswerOptions::default() || request.limits.repetition.is_some() {
             let message = "a script is answered with one choice of plain text".to_owned();
             return events(Event::Failed(GenerateError::Invalid(message)));
         }

@@ -8,6 +8,7 @@ answers are the engine's business and tested there.
 """
 
 import asyncio
+import json
 import unittest
 
 import openai
@@ -159,6 +160,75 @@ class Logprobs(unittest.TestCase):
         self.assertEqual(raised.exception.param, "top_logprobs")
 
 
+class Structured(unittest.TestCase):
+    SCHEMA = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 30}, "large": {"type": "boolean"}},
+        "required": ["city", "large"],
+        "additionalProperties": False,
+    }
+
+    def test_an_answer_obeys_its_schema_at_any_temperature(self):
+        json_schema = {"name": "city", "strict": True, "schema": self.SCHEMA}
+        for seed in range(3):
+            answer = ask(
+                temperature=1,
+                seed=seed,
+                max_tokens=100,
+                response_format={"type": "json_schema", "json_schema": json_schema},
+            )
+            value = json.loads(answer.choices[0].message.content)
+            self.assertEqual(set(value), {"city", "large"})
+            self.assertIsInstance(value["large"], bool)
+            self.assertEqual(answer.choices[0].finish_reason, "stop")
+
+    def test_choices_and_regular_expressions_are_obeyed(self):
+        for outputs, pattern in [({"choice": ["red", "blue"]}, "red|blue"), ({"regex": "[ab]{3}"}, "[ab]{3}")]:
+            answer = ask(temperature=1, extra_body={"structured_outputs": outputs})
+            self.assertRegex(answer.choices[0].message.content, f"^({pattern})$")
+
+    def test_a_schema_that_makes_no_sense_is_refused_with_its_reason(self):
+        json_schema = {"name": "x", "schema": {"type": "thing"}}
+        with self.assertRaises(openai.BadRequestError) as raised:
+            ask(response_format={"type": "json_schema", "json_schema": json_schema})
+        self.assertIn("JSON schema", raised.exception.body["message"])
+
+
+class Tools(unittest.TestCase):
+    TOOL = {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather in a city.",
+            "parameters": Structured.SCHEMA,
+        },
+    }
+    OPTIONS = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 100}
+
+    def test_a_required_call_has_arguments_of_its_schema(self):
+        [choice] = ask(**self.OPTIONS).choices
+        [call] = choice.message.tool_calls
+        self.assertEqual((call.type, call.function.name), ("function", "weather"))
+        self.assertEqual(set(json.loads(call.function.arguments)), {"city", "large"})
+        self.assertEqual((choice.finish_reason, choice.message.content), ("tool_calls", None))
+
+    def test_a_stream_spells_the_same_call(self):
+        [whole] = ask(**self.OPTIONS).choices[0].message.tool_calls
+        names, arguments, content = [], "", ""
+        for chunk in ask(stream=True, **self.OPTIONS):
+            content += chunk.choices[0].delta.content or ""
+            for call in chunk.choices[0].delta.tool_calls or []:
+                names += [call.function.name] if call.id else []
+                arguments += call.function.arguments
+        self.assertEqual((names, arguments, content), (["weather"], whole.function.arguments, ""))
+
+    def test_the_answer_to_a_call_goes_into_the_conversation(self):
+        message = ask(**self.OPTIONS).choices[0].message
+        result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
+        answer = ask(messages=[*QUESTION, message, result], tools=[self.TOOL], tool_choice="none")
+        self.assertTrue(answer.choices[0].message.content)
+
+
 class Completions(unittest.TestCase):
     OPTIONS = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
 
@@ -201,8 +271,7 @@ class Errors(unittest.TestCase):
         self.assertEqual((error.param, error.code), ("temperature", "invalid_value"))
 
     def test_what_is_not_supported_is_refused_by_name(self):
-        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
-        for field, value in [("store", True), ("response_format", schema)]:
+        for field, value in [("store", True), ("functions", [{"name": "f"}])]:
             with self.subTest(field):
                 error = self.refused(openai.BadRequestError, **{field: value})
                 self.assertEqual((error.param, error.code), (field, "unsupported_parameter"))

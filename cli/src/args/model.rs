@@ -97,7 +97,12 @@ pub(crate) struct PromptArgs {
 
 impl PromptArgs {
     pub(crate) fn limits(&self) -> Limits {
-        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), ignore_eos: self.ignore_eos }
+        Limits {
+            max_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+            repetition: None,
+        }
     }
 }
 

@@ -69,6 +69,8 @@ fn as_json(answer: &Answer) -> serde_json::Value {
         "finish_reason": match finish.reason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
+            FinishReason::ToolCalls => "tool_calls",
+            FinishReason::Repetition => "repetition",
             FinishReason::Cancelled => "cancelled",
         },
         "prompt_tokens": finish.prompt_tokens,

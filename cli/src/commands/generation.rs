@@ -18,7 +18,7 @@ impl Answer {
     pub(crate) fn expect_whole(&self) -> Result<()> {
         match self.finish.reason {
             FinishReason::Cancelled => anyhow::bail!("interrupted"),
-            FinishReason::Stop | FinishReason::Length => Ok(()),
+            _ => Ok(()),
         }
     }
 }

@@ -50,6 +50,9 @@ pub enum SamplingError {
         /// Its logit.
         value: f32,
     },
+    /// The grammar's machinery gave up.
+    #[error("the grammar cannot be followed any further: {0}")]
+    Grammar(String),
     /// Every logit is negative infinity.
     #[error("at least one token must be possible, got none: every logit is -inf")]
     NoToken,
@@ -57,10 +60,12 @@ pub enum SamplingError {
 
 impl From<SamplingError> for GenerateError {
     fn from(error: SamplingError) -> Self {
-        use SamplingError::{BiasToken, BiasValue, LogitsLength, NoToken, NotANumber, Parameter};
+        use SamplingError::{BiasToken, BiasValue, Grammar, LogitsLength, NoToken, NotANumber, Parameter};
         match error {
             Parameter { .. } | BiasToken { .. } | BiasValue { .. } => Self::Invalid(error.to_string()),
-            LogitsLength { .. } | NotANumber { .. } | NoToken => Self::Internal(error.to_string()),
+            LogitsLength { .. } | NotANumber { .. } | NoToken | Grammar(_) => {
+                Self::Internal(error.to_string())
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{Ranking, Sampler, SamplingError, rank};
+use crate::grammar::Constraint;
 
 /// The sampling state of one sequence.
 #[derive(Debug)]
@@ -14,7 +15,10 @@ pub(crate) struct RowSampler {
     sampler: Sampler,
     /// How many most likely tokens to rank, where log-probabilities are wanted.
     top: Option<usize>,
-    /// The logits as the sampler changes them.
+    constraint: Option<Constraint>,
+    /// The constraint holds from after this token on.
+    after: Option<u32>,
+    /// The logits as constraint and sampler change them.
     scratch: Vec<f32>,
 }
 
@@ -32,13 +36,19 @@ pub(crate) struct Choice {
 impl RowSampler {
     /// `logprobs` is how many most likely tokens to rank beside the chosen one; none at all when absent.
     pub(crate) fn new(sampler: Sampler, logprobs: Option<u32>) -> Self {
-        Self { sampler, top: logprobs.map(|top| top as usize), scratch: Vec::new() }
+        let top = logprobs.map(|top| top as usize);
+        Self { sampler, top, constraint: None, after: None, scratch: Vec::new() }
+    }
+
+    /// Keeps all tokens within a grammar, or those after the token `after` where one is given.
+    pub(crate) fn constrained(self, constraint: Option<Constraint>, after: Option<u32>) -> Self {
+        Self { constraint, after, ..self }
     }
 
     /// Whether a choice is the plain argmax of the logits and nothing else is wanted of them, so that a device
     /// can take it itself.
     pub(crate) fn is_plain_greedy(&self) -> bool {
-        self.sampler.is_plain_greedy() && self.top.is_none()
+        self.sampler.is_plain_greedy() && self.top.is_none() && self.constraint.is_none()
     }
 
     /// Chooses the next token and counts it as the sequence's.
@@ -48,8 +58,16 @@ impl RowSampler {
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<Choice, SamplingError> {
         self.scratch.clear();
         self.scratch.extend_from_slice(logits);
+        let constraint = self.constraint.as_ref().filter(|_| self.after.is_none());
+        if let Some(constraint) = constraint {
+            constraint.restrict(&mut self.scratch).map_err(SamplingError::Grammar)?;
+        }
         let token = self.sampler.sample(&mut self.scratch)?;
         self.sampler.accept(token);
+        if let Some(constraint) = constraint {
+            constraint.accept(token);
+        }
+        self.after = self.after.filter(|&after| after != token);
         Ok(Choice { token, ranking: self.top.map(|top| rank(logits, token, top)) })
     }
 }

@@ -58,8 +58,8 @@ impl Answer {
     pub(super) fn delta(&self, mut delta: Delta) {
         let mut account = self.lock();
         delta.ended = delta.ended.filter(|_| account.choices > 1);
-        let says_nothing = delta.text.is_empty() && delta.token_ids.is_empty() && delta.logprobs.is_empty();
-        if !says_nothing || delta.ended.is_some() {
+        let Delta { choice, ref ended, .. } = delta;
+        if delta != (Delta { choice, ended: *ended, ..Delta::default() }) || ended.is_some() {
             account.tell(Event::Delta(delta));
         }
     }

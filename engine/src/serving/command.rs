@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::preparing::OutputMarkup;
 use crate::api::{EngineState, EventSink};
+use crate::grammar::Compiled;
 use crate::request::{AnswerOptions, Limits, SamplingParams, Turn};
 use crate::schedule::Scheduler;
 
@@ -24,6 +26,11 @@ pub(super) struct Start {
     pub(super) limits: Limits,
     pub(super) turn: Turn,
     pub(super) options: AnswerOptions,
+    /// Compiled.
+    pub(super) grammar: Option<Compiled>,
+    /// The token after which the grammar begins; at once where there is none.
+    pub(super) grammar_after: Option<u32>,
+    pub(super) markup: Option<OutputMarkup>,
     pub(super) events: EventSink,
 }
 

@@ -6,10 +6,13 @@
 
 mod answer;
 mod command;
+mod compiling;
 mod delivery;
 mod load;
 mod opening;
+mod preparing;
 mod recorder;
+mod repetition;
 mod sampled;
 mod sequence;
 mod step;

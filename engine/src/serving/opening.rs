@@ -71,8 +71,10 @@ impl EngineThread {
         };
         self.scheduler.add(admission).map_err(|error| GenerateError::Invalid(error.to_string()))?;
         let options = DetokenizeOptions { skip_special: true, continues: start.continues };
-        let text = (self.codec.detokenizer(options), StopMatcher::new(&start.limits.stop));
-        let stream = Stream::new(answer.clone(), choice, text);
+        let shown = start.markup.as_ref().map(|markup| markup.shown.clone()).unwrap_or_default();
+        let detokenizer = self.codec.detokenizer_showing(options, shown);
+        let text = (detokenizer, StopMatcher::new(&start.limits.stop));
+        let stream = Stream::new(answer.clone(), choice, text).with_markup(start.markup.as_ref());
         self.delivery.push(name, Instant::now(), Update::Open(Box::new(stream)));
         self.cache.open(name);
         self.sequences.insert(name, sequence);

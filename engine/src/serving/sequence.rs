@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::answer::Answer;
 use super::delivery::Update;
 use super::opening::Opening;
+use super::repetition::RepetitionDetector;
 use super::stream::Ending;
 use crate::event::GenerateError;
+use crate::grammar::Constraint;
 use crate::sampling::{Choice, RowSampler, Sampler, SharedRow};
 use crate::text::TextCodec;
 
@@ -26,6 +28,7 @@ pub(super) struct Sequence {
     generated: u32,
     /// Tokens whose computation has begun, when that is known before they are read.
     launched: u32,
+    repetition: Option<RepetitionDetector>,
     timeout: Option<Duration>,
 }
 
@@ -40,7 +43,9 @@ impl Sequence {
         params.seed = params.seed.map(|seed| seed.wrapping_add(choice.into()));
         let mut sampler = Sampler::new(&params, codec.vocab_size() as usize)?;
         sampler.observe_prompt(&start.prompt);
-        let row = RowSampler::new(sampler, start.options.logprobs);
+        let constraint = start.grammar.as_ref().map(Constraint::new);
+        let row =
+            RowSampler::new(sampler, start.options.logprobs).constrained(constraint, start.grammar_after);
         Ok(Self {
             id: start.id.clone(),
             answer: answer.clone(),
@@ -50,6 +55,7 @@ impl Sequence {
             max_new_tokens: *max_new_tokens,
             generated: 0,
             launched: 0,
+            repetition: start.limits.repetition.map(RepetitionDetector::new),
             timeout: start.turn.deadline,
         })
     }
@@ -75,9 +81,15 @@ impl Sequence {
         if self.eos.contains(&choice.token) {
             return (vec![Update::End(Ending::EndOfSequence(choice.token))], true);
         }
-        let last = self.generated == self.max_new_tokens;
+        let circles = self.repetition.as_mut().is_some_and(|detector| detector.push(choice.token));
+        let ending = match self.generated == self.max_new_tokens {
+            _ if circles => Some(Ending::Repetition),
+            true => Some(Ending::Length),
+            false => None,
+        };
+        let last = ending.is_some();
         let mut updates = vec![Update::Token(choice)];
-        updates.extend(last.then_some(Update::End(Ending::Length)));
+        updates.extend(ending.map(Update::End));
         (updates, last)
     }
 }

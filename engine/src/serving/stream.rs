@@ -5,9 +5,13 @@
 
 use std::time::Instant;
 
+use rand::Rng;
+
 use super::answer::Answer;
-use crate::event::{Delta, FinishReason, GenerateError, ScoredToken, TokenLogprobs};
+use super::preparing::OutputMarkup;
+use crate::event::{Delta, FinishReason, GenerateError, ScoredToken, TokenLogprobs, ToolCallDelta};
 use crate::sampling::{Choice, Ranking};
+use crate::text::markup::Splitter;
 use crate::text::{Detokenizer, PendingScores, StopMatcher};
 
 /// The output of a choice in flight.
@@ -17,6 +21,9 @@ pub(super) struct Stream {
     detokenizer: Detokenizer,
     scores: PendingScores,
     stops: StopMatcher,
+    splitter: Option<Splitter>,
+    /// Of what length calls' ids are.
+    id_letters: usize,
 }
 
 /// How the step thread ends a choice.
@@ -26,6 +33,8 @@ pub(super) enum Ending {
     EndOfSequence(u32),
     /// As many tokens as allowed were generated.
     Length,
+    /// The output went round in circles.
+    Repetition,
     /// The client's wish.
     Cancelled,
     /// An error, which ends the whole request.
@@ -36,7 +45,17 @@ impl Stream {
     /// The output of choice `choice` of `answer`.
     pub(super) fn new(answer: Answer, choice: u32, text: (Detokenizer, StopMatcher)) -> Self {
         let (detokenizer, stops) = text;
-        Self { answer, choice, detokenizer, scores: PendingScores::default(), stops }
+        let (scores, splitter) = (PendingScores::default(), None);
+        Self { answer, choice, detokenizer, scores, stops, splitter, id_letters: 0 }
+    }
+
+    /// Tells the output's markup apart.
+    pub(super) fn with_markup(mut self, markup: Option<&OutputMarkup>) -> Self {
+        if let Some(markup) = markup {
+            self.splitter = Some(markup.splitter());
+            self.id_letters = if markup.wants_short_ids() { 9 } else { 24 };
+        }
+        self
     }
 
     /// Takes a token generated at `at`; true when a stop string ended the choice, which has been told.
@@ -48,11 +67,14 @@ impl Stream {
         self.scores.push(scores, piece.len());
         let step = self.stops.push(&piece);
         let logprobs = self.scores.give(step.text.len());
-        let ended = step.stopped.then_some(FinishReason::Stop);
-        let (choice, token_ids) = (self.choice, vec![token]);
-        self.answer.delta(Delta { choice, text: step.text, token_ids, logprobs, ended });
+        let token_ids = vec![token];
+        let delta = Delta { token_ids, logprobs, ..self.told_apart(step.text, step.stopped) };
         if step.stopped {
-            self.answer.end(FinishReason::Stop, at);
+            let reason = self.reason(FinishReason::Stop);
+            self.answer.delta(Delta { ended: Some(reason), ..delta });
+            self.answer.end(reason, at);
+        } else {
+            self.answer.delta(delta);
         }
         step.stopped
     }
@@ -66,12 +88,44 @@ impl Stream {
                 (FinishReason::Stop, vec![token])
             }
             Ending::Length => (FinishReason::Length, Vec::new()),
+            Ending::Repetition => (FinishReason::Repetition, Vec::new()),
             Ending::Cancelled => (FinishReason::Cancelled, Vec::new()),
         };
         let (text, logprobs) = self.rest();
-        let ended = Some(reason);
-        self.answer.delta(Delta { choice: self.choice, text, token_ids, logprobs, ended });
+        let delta = Delta { token_ids, logprobs, ..self.told_apart(text, true) };
+        let reason = self.reason(reason);
+        self.answer.delta(Delta { ended: Some(reason), ..delta });
         self.answer.end(reason, at);
+    }
+
+    /// A model that has called tools stops for their answers.
+    fn reason(&self, reason: FinishReason) -> FinishReason {
+        let called = self.splitter.as_ref().is_some_and(Splitter::has_called);
+        if called && reason == FinishReason::Stop { FinishReason::ToolCalls } else { reason }
+    }
+
+    /// More text as a delta; `last` where none follows.
+    fn told_apart(&mut self, text: String, last: bool) -> Delta {
+        let choice = self.choice;
+        let Some(splitter) = &mut self.splitter else {
+            return Delta { choice, text, ..Delta::default() };
+        };
+        let mut split = splitter.push(&text);
+        if last {
+            let rest = splitter.finish();
+            split.text.push_str(&rest.text);
+            split.reasoning.push_str(&rest.reasoning);
+            split.calls.extend(rest.calls);
+        }
+        let letters = self.id_letters;
+        let tool_calls = split.calls.into_iter().map(|call| ToolCallDelta {
+            index: call.index,
+            id: call.name.is_some().then(|| call_id(letters)),
+            name: call.name,
+            arguments: call.arguments,
+        });
+        let tool_calls = tool_calls.collect();
+        Delta { choice, text: split.text, reasoning: split.reasoning, tool_calls, ..Delta::default() }
     }
 
     /// The text held back for an unfinished character or a possible stop string, with what is known of its
@@ -97,4 +151,11 @@ impl Stream {
             top: ranking.top.into_iter().map(|(id, logprob)| scored(id, logprob)).collect(),
         }
     }
+}
+
+/// A name for a call that no other call has.
+fn call_id(letters: usize) -> String {
+    let letters = rand::rng().sample_iter(rand::distr::Alphanumeric).take(letters).map(char::from);
+    let prefix = if letters.size_hint().1 == Some(9) { "" } else { "call_" };
+    prefix.chars().chain(letters).collect()
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::command::{Command, SharedState, Start};
+use super::command::{Command, SharedState};
+use super::compiling::Compiling;
 use super::delivery::{Delivery, TraceRows, Update};
 use super::opening::Opening;
+use super::preparing::prepare;
 use super::recorder::Recorder;
 use super::sequence::Sequence;
 use super::step::{Launched, advance, settle};
@@ -18,7 +20,7 @@ use crate::api::{Engine, EngineState, EventSink};
 use crate::decoder::Model;
 use crate::event::{Event, GenerateError};
 use crate::kv::KvCache;
-use crate::request::{Prompt, Request};
+use crate::request::Request;
 use crate::schedule::{Scheduler, SequenceId};
 use crate::text::TextCodec;
 
@@ -27,13 +29,14 @@ pub(super) struct EngineHandle {
     /// Taken when the handle is dropped, which tells the thread to end.
     commands: Mutex<Option<Sender<Command>>>,
     codec: Arc<TextCodec>,
+    compiling: Compiling,
     state: Arc<SharedState>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl EngineHandle {
     pub(super) fn new(commands: Sender<Command>, codec: Arc<TextCodec>, state: Arc<SharedState>) -> Self {
-        Self { commands: Mutex::new(Some(commands)), codec, state, thread: None }
+        Self { commands: Mutex::new(Some(commands)), codec, compiling: Compiling::new(), state, thread: None }
     }
 
     /// Makes dropping the handle wait for the thread.
@@ -53,33 +56,28 @@ impl EngineHandle {
 }
 
 impl Engine for EngineHandle {
-    fn submit(&self, request: Request, mut events: EventSink) {
-        if let Some(rule) = request.answer.broken_rule() {
-            return events(Event::Failed(GenerateError::Invalid(rule)));
-        }
-        let prompt = match self.codec.encode_prompt(&request.prompt) {
-            Ok(prompt) => prompt,
-            Err(error) => return events(Event::Failed(GenerateError::Invalid(error.to_string()))),
+    fn submit(&self, request: Request, events: EventSink) {
+        let (start, grammar) = match prepare(request, events, &self.codec) {
+            Ok(prepared) => prepared,
+            Err((error, mut events)) => return events(Event::Failed(error)),
         };
-        let start = Start {
-            continues: !matches!(request.prompt, Prompt::Chat(_)),
-            id: request.id,
-            prompt,
-            sampling: request.sampling,
-            limits: request.limits,
-            turn: request.turn,
-            options: request.answer,
-            events,
-        };
-        if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
-            let gone = GenerateError::Internal("the engine has ended; load the model again".to_owned());
-            (start.events)(Event::Failed(gone));
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (grammar, commands) {
+            (Some(grammar), Some(commands)) => self.compiling.submit(start, grammar, &self.codec, commands),
+            _ => {
+                if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
+                    let gone = "the engine has ended; load the model again".to_owned();
+                    (start.events)(Event::Failed(GenerateError::Internal(gone)));
+                }
+            }
         }
     }
 
     fn cancel(&self, id: &str) {
-        // An engine that has ended has nothing left to cancel.
-        drop(self.send(Command::Cancel(id.to_owned())));
+        if !self.compiling.cancel(id) {
+            // An engine that has ended has nothing left to cancel.
+            drop(self.send(Command::Cancel(id.to_owned())));
+        }
     }
 
     fn state(&self) -> EngineState {
@@ -90,6 +88,7 @@ impl Engine for EngineHandle {
 impl Drop for EngineHandle {
     fn drop(&mut self) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.compiling.end();
         if let Some(thread) = self.thread.take() {
             // The thread catches its own panics; there is nothing to learn from the result.
             drop(thread.join());

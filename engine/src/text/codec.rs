@@ -11,6 +11,7 @@ use tokenizers::Tokenizer;
 
 use super::detokenizer::{DetokenizeOptions, Detokenizer};
 use super::error::one_line;
+use super::markup::Markup;
 use super::pieces::Pieces;
 use super::template::{ChatTemplates, SpecialTokens};
 use super::{PromptError, TextAssets, TextError};
@@ -26,6 +27,7 @@ pub struct TextCodec {
     bos: Option<u32>,
     add_bos: Option<bool>,
     eos: Vec<u32>,
+    markup: Markup,
 }
 
 impl TextCodec {
@@ -67,6 +69,9 @@ impl TextCodec {
             vocab_size,
             add_bos: assets.add_bos,
             eos,
+            markup: Markup::of_template(
+                assets.tool_template.as_deref().or(assets.chat_template.as_deref()).unwrap_or_default(),
+            ),
         })
     }
 
@@ -140,6 +145,26 @@ impl TextCodec {
     /// Starts decoding a sequence token by token.
     pub fn detokenizer(&self, options: DetokenizeOptions) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.pieces), options)
+    }
+
+    /// Starts decoding a sequence in which these special tokens, too, are text.
+    pub(crate) fn detokenizer_showing(&self, options: DetokenizeOptions, shown: Vec<u32>) -> Detokenizer {
+        self.detokenizer(options).showing(shown)
+    }
+
+    /// The bytes a token stands for; none for an id the tokenizer does not have.
+    pub fn token_bytes(&self, token: u32) -> &[u8] {
+        self.pieces.bytes(token)
+    }
+
+    /// Whether a token is none of the text, such as `<|im_end|>`.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.pieces.is_special(token)
+    }
+
+    /// How the model marks tool calls and reasoning, as far as its chat template shows it.
+    pub(crate) fn markup(&self) -> Markup {
+        self.markup
     }
 
     /// Whether the model has a chat template.

@@ -25,6 +25,8 @@ pub struct DetokenizeOptions {
 pub struct Detokenizer {
     pieces: Arc<Pieces>,
     skip_special: bool,
+    /// Special tokens that are text all the same.
+    shown: Vec<u32>,
     strip_left: usize,
     /// The beginning of a character: at most 3 bytes between calls.
     incomplete: Vec<u8>,
@@ -33,7 +35,13 @@ pub struct Detokenizer {
 impl Detokenizer {
     pub(super) fn new(pieces: Arc<Pieces>, options: DetokenizeOptions) -> Self {
         let strip_left = if options.continues { 0 } else { pieces.strip_left };
-        Self { pieces, skip_special: options.skip_special, strip_left, incomplete: Vec::new() }
+        let (shown, incomplete) = (Vec::new(), Vec::new());
+        Self { pieces, skip_special: options.skip_special, shown, strip_left, incomplete }
+    }
+
+    /// Writes these special tokens as text.
+    pub(super) fn showing(self, shown: Vec<u32>) -> Self {
+        Self { shown, ..self }
     }
 
     /// One of a tokenizer whose token `n` is the byte `n`.
@@ -45,7 +53,7 @@ impl Detokenizer {
     /// Takes one token and returns the characters it completes; empty while there are none.
     /// An id the tokenizer does not have stands for nothing.
     pub fn push(&mut self, token: u32) -> String {
-        if self.skip_special && self.pieces.is_special(token) {
+        if self.skip_special && self.pieces.is_special(token) && !self.shown.contains(&token) {
             return String::new();
         }
         self.incomplete.extend_from_slice(self.pieces.bytes(token));

@@ -7,6 +7,7 @@ mod assets;
 mod codec;
 mod detokenizer;
 mod error;
+pub(crate) mod markup;
 mod pieces;
 mod scores;
 mod stop;

@@ -38,7 +38,7 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn new(request: &Request, options: &ToyOptions, now: Instant) -> Result<Self, GenerateError> {
         Sampler::new(&request.sampling, VOCAB_SIZE as usize)?;
-        if request.answer != AnswerOptions::default() {
+        if request.answer != AnswerOptions::default() || request.limits.repetition.is_some() {
             let message = "the toy engine answers with one choice of plain text".to_owned();
             return Err(GenerateError::Invalid(message));
         }

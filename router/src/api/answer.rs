@@ -4,7 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlxcel_protocol::v1::{FinishReason, Finished};
+use mlxcel_protocol::v1::{ChoiceDelta, FinishReason, Finished, ToolCallDelta};
 use serde_json::{Value, json};
 
 /// Which endpoint's shapes.
@@ -52,12 +52,12 @@ pub(crate) struct Heading {
 
 impl Heading {
     /// A choice of a whole answer.
-    pub(crate) fn choice(&self, index: u32, text: &str, logprobs: Value, reason: FinishReason) -> Value {
-        let reason = finish_reason(reason);
+    pub(crate) fn choice(&self, choice: &ChoiceDelta, logprobs: Value, reason: FinishReason) -> Value {
+        let (index, text, reason) = (choice.choice, &choice.text, finish_reason(reason));
         match self.endpoint {
             Endpoint::Chat => json!({
                 "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": null},
+                "message": message(choice),
                 "logprobs": logprobs,
                 "finish_reason": reason,
             }),
@@ -94,6 +94,24 @@ impl Heading {
             Endpoint::Text => text.into(),
         };
         self.chunk(index, content, logprobs, Value::Null)
+    }
+
+    /// A chunk of reasoning, which text completions do not have.
+    pub(crate) fn reasoning(&self, index: u32, text: &str) -> Value {
+        self.chunk(index, json!({"reasoning_content": text}), Value::Null, Value::Null)
+    }
+
+    /// A chunk of tool calls, which text completions do not have.
+    pub(crate) fn tool_calls(&self, index: u32, calls: &[ToolCallDelta]) -> Value {
+        let call = |call: &ToolCallDelta| match call.id.is_empty() {
+            true => json!({"index": call.index, "function": {"arguments": call.arguments}}),
+            false => json!({
+                "index": call.index, "id": call.id, "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }),
+        };
+        let calls: Vec<Value> = calls.iter().map(call).collect();
+        self.chunk(index, json!({"tool_calls": calls}), Value::Null, Value::Null)
     }
 
     /// The chunk that says why a choice ends.
@@ -149,6 +167,24 @@ impl Heading {
     }
 }
 
+fn message(choice: &ChoiceDelta) -> Value {
+    let mut message = json!({"role": "assistant", "content": choice.text, "refusal": null});
+    if !choice.reasoning.is_empty() {
+        message["reasoning_content"] = choice.reasoning.as_str().into();
+    }
+    if !choice.tool_calls.is_empty() {
+        let call = |call: &ToolCallDelta| {
+            let function = json!({"name": call.name, "arguments": call.arguments});
+            json!({"id": call.id, "type": "function", "function": function})
+        };
+        message["tool_calls"] = choice.tool_calls.iter().map(call).collect();
+        if choice.text.is_empty() {
+            message["content"] = Value::Null;
+        }
+    }
+    message
+}
+
 /// Seconds since 1970.
 pub(crate) fn unix_seconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -167,6 +203,8 @@ fn usage(finished: &Finished) -> Value {
 fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::Repetition => "repetition",
         FinishReason::Stop | FinishReason::Cancelled | FinishReason::Unspecified => "stop",
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::sampling::{self, Streaming, is_empty_array};
+use super::{structured, tools};
 
 /// A request, ready for a node except for its id.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,11 +26,12 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
     let model = fields.required_string("model")?;
     let messages = messages(&mut fields)?;
     let variables = fields.object("chat_template_kwargs")?;
+    let tools = tools::tools(&mut fields)?;
     let generate = GenerateRequest {
         model,
         prompt: Some(Prompt::Chat(ChatPrompt {
             messages_json: Value::Array(messages).to_string(),
-            tools_json: String::new(),
+            tools_json: tools.json,
             template_variables_json: variables
                 .filter(|v| !v.is_empty())
                 .map_or_else(String::new, |v| Value::Object(v).to_string()),
@@ -42,6 +44,11 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
         client: sampling::client(&mut fields)?,
         choices: sampling::choices(&mut fields)?,
         logprobs: logprobs(&mut fields)?,
+        grammar: structured::grammar(&mut fields)?,
+        repetition: structured::repetition(&mut fields)?,
+        tool_required: tools.required,
+        tool_named: tools.named,
+        single_call: tools.single,
         ..GenerateRequest::default()
     };
     let streaming = sampling::streaming(&mut fields)?;
@@ -77,12 +84,9 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
 }
 
 fn unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.only("tools", " except as an empty array", is_empty_array)?;
-    fields.only("functions", " except as an empty array", is_empty_array)?;
+    fields.only("functions", " except as an empty array; use 'tools'", is_empty_array)?;
     let no_tools = |v: &Value| matches!(v.as_str(), Some("none" | "auto"));
-    fields.only("tool_choice", " except as 'none' or 'auto'", no_tools)?;
-    fields.only("function_call", " except as 'none' or 'auto'", no_tools)?;
-    fields.boolean("parallel_tool_calls")?;
+    fields.only("function_call", " except as 'none' or 'auto'; use 'tool_choice'", no_tools)?;
     fields.only("modalities", " except as [\"text\"]", |v| *v == json!(["text"]))?;
     for field in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
         fields.only(field, "", |_| false)?;
@@ -107,18 +111,21 @@ fn message(value: Value, name: &str) -> Result<Value, ApiError> {
         "developer" | "system" => "system",
         "user" => "user",
         "assistant" => "assistant",
-        role @ ("tool" | "function") => {
+        "tool" => "tool",
+        role @ "function" => {
             let message = format!("'{role_name}' is not supported as '{role}'");
             return Err(ApiError::unsupported(&role_name, message));
         }
         other => {
             let message =
-                format!("'{role_name}' must be system, developer, user or assistant, got '{other}'");
+                format!("'{role_name}' must be system, developer, user, assistant or tool, got '{other}'");
             return Err(ApiError::invalid(&role_name, message));
         }
     };
     let content_name = fields.name("content");
+    let calls = if role == "assistant" { tools::calls(&mut fields)? } else { None };
     let content = match fields.take("content") {
+        None if calls.is_some() => String::new(),
         None => return Err(ApiError::missing(&content_name)),
         Some(content) => text(content, &content_name)?,
     };
@@ -128,6 +135,14 @@ fn message(value: Value, name: &str) -> Result<Value, ApiError> {
     if let Some(author) = fields.string("name")? {
         message.insert("name".to_owned(), author.into());
     }
+    if let Some(calls) = calls {
+        message.insert("tool_calls".to_owned(), calls);
+    }
+    if role == "tool" {
+        message.insert("tool_call_id".to_owned(), fields.required_string("tool_call_id")?.into());
+    }
+    // What the model thought before it answered is no part of the conversation.
+    fields.string("reasoning_content")?;
     fields.only("tool_calls", " except as an empty array", is_empty_array)?;
     fields.only("annotations", " except as an empty array", is_empty_array)?;
     for field in ["audio", "function_call", "refusal", "tool_call_id"] {

@@ -2,7 +2,7 @@
 //!
 //! Remembers of each choice what later parts of it need. Knows no connection: `complete` sends what this makes.
 
-use mlxcel_protocol::v1::{ChoiceDelta, FinishReason, Finished};
+use mlxcel_protocol::v1::{ChoiceDelta, FinishReason, Finished, ToolCallDelta};
 use serde_json::Value;
 
 use super::answer::{Endpoint, Heading};
@@ -21,6 +21,8 @@ impl Gathered {
                 Some(choice) => {
                     choice.text.push_str(&delta.text);
                     choice.logprobs.extend(delta.logprobs);
+                    choice.reasoning.push_str(&delta.reasoning);
+                    join_calls(&mut choice.tool_calls, delta.tool_calls);
                     choice.set_ended(ended);
                 }
                 None => self.0.push(delta),
@@ -30,11 +32,12 @@ impl Gathered {
 
     /// The answer's choices, in order. One whose end was not told of its own ended with the request.
     pub(crate) fn finish(&self, heading: &Heading, finished: &Finished) -> Vec<Value> {
-        let empty = ChoiceDelta::default();
         let choice = |index| {
-            let gathered = self.0.iter().find(|choice| choice.choice == index).unwrap_or(&empty);
-            let logprobs = logprobs_of(heading, gathered, &mut 0);
-            heading.choice(index, &gathered.text, logprobs, reason(gathered, finished))
+            let gathered = self.0.iter().find(|choice| choice.choice == index).cloned();
+            let gathered =
+                gathered.unwrap_or_else(|| ChoiceDelta { choice: index, ..ChoiceDelta::default() });
+            let logprobs = logprobs_of(heading, &gathered, &mut 0);
+            heading.choice(&gathered, logprobs, reason(&gathered, finished))
         };
         (0..heading.choices).map(choice).collect()
     }
@@ -65,9 +68,15 @@ impl Streamed {
                 tracing::warn!(request = %heading.id, choice = delta.choice, "output of a choice not asked for");
                 continue;
             };
+            if !delta.reasoning.is_empty() {
+                chunks.push(heading.reasoning(delta.choice, &delta.reasoning));
+            }
             if !delta.text.is_empty() || !delta.logprobs.is_empty() {
                 let logprobs = logprobs_of(heading, delta, &mut progress.offset);
                 chunks.push(heading.text(delta.choice, &delta.text, logprobs));
+            }
+            if !delta.tool_calls.is_empty() {
+                chunks.push(heading.tool_calls(delta.choice, &delta.tool_calls));
             }
             if delta.ended() != FinishReason::Unspecified {
                 progress.ended = true;
@@ -81,6 +90,16 @@ impl Streamed {
     pub(crate) fn endings(&self, heading: &Heading, finished: &Finished) -> Vec<Value> {
         let open = (0..).zip(&self.0).filter(|(_, progress)| !progress.ended);
         open.map(|(index, _)| heading.ending(index, finished.reason())).collect()
+    }
+}
+
+/// Parts of a call carry its number.
+fn join_calls(calls: &mut Vec<ToolCallDelta>, parts: Vec<ToolCallDelta>) {
+    for part in parts {
+        match calls.iter_mut().find(|call| call.index == part.index) {
+            Some(call) => call.arguments.push_str(&part.arguments),
+            None => calls.push(part),
+        }
     }
 }
 

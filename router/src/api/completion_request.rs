@@ -9,6 +9,7 @@ use super::chat_request::Parsed;
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::sampling::{self, is_false};
+use super::structured;
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -34,6 +35,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Parsed, ApiError> {
         client: sampling::client(&mut fields)?,
         choices: sampling::choices(&mut fields)?,
         logprobs: logprobs(&mut fields)?,
+        grammar: structured::grammar(&mut fields)?,
+        repetition: structured::repetition(&mut fields)?,
         ..GenerateRequest::default()
     };
     let streaming = sampling::streaming(&mut fields)?;

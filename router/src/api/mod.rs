@@ -13,8 +13,10 @@ mod fields;
 mod inspect;
 mod logprobs;
 mod sampling;
+mod structured;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

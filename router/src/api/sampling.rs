@@ -142,13 +142,6 @@ pub(crate) fn without_effect(fields: &mut Fields) -> Result<(), ApiError> {
     fields.only("service_tier", " except as 'auto' or 'default'", |v| {
         matches!(v.as_str(), Some("auto" | "default"))
     })?;
-    fields.only("response_format", " except as {\"type\": \"text\"}", |v| {
-        v.as_object().is_some_and(|o| o.len() == 1 && o.get("type").and_then(Value::as_str) == Some("text"))
-    })?;
-    for field in ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema"]
-    {
-        fields.only(field, "", |_| false)?;
-    }
     fields.only("min_tokens", " except as 0", |v| v.as_i64() == Some(0))
 }
 

@@ -36,13 +36,10 @@ fn refused(result: Result<chat_request::Parsed, ApiError>, what: &Value) -> (Str
 #[test]
 fn unsupported_options_of_chat_are_refused_by_name() {
     let cases = json!([
-        {"store": true}, {"audio": {"voice": "x"}},
-        {"response_format": {"type": "json_object"}}, {"modalities": ["text", "audio"]},
-        {"response_format": {"type": "json_schema", "json_schema": {}}}, {"prediction": {}},
-        {"tools": [{"type": "function"}]}, {"functions": [{}]}, {"tool_choice": "required"},
-        {"tool_choice": {"type": "function"}}, {"function_call": {"name": "f"}},
-        {"reasoning_effort": "low"}, {"verbosity": "low"}, {"web_search_options": {}},
-        {"service_tier": "flex"}, {"guided_json": {}}, {"min_tokens": 4},
+        {"store": true}, {"audio": {"voice": "x"}}, {"modalities": ["text", "audio"]}, {"prediction": {}},
+        {"functions": [{}]}, {"function_call": {"name": "f"}}, {"reasoning_effort": "low"},
+        {"verbosity": "low"}, {"web_search_options": {}}, {"service_tier": "flex"}, {"guided_json": {}},
+        {"guided_regex": "a"}, {"guided_choice": ["a"]}, {"guided_grammar": "start: /a/"}, {"min_tokens": 4},
     ]);
     for case in cases.as_array().expect("array") {
         let (param, code) = refused(chat(case), case);
@@ -116,14 +113,16 @@ fn messages_that_cannot_be_served_are_refused_at_their_place() {
     let image = json!({"type": "image_url", "image_url": {"url": "data:,"}});
     let cases = [
         (json!([{"role": "user", "content": [image]}]), "messages[0].content[0].type"),
-        (json!([{"role": "tool", "content": "x", "tool_call_id": "1"}]), "messages[0].role"),
+        (json!([{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
+        (json!([{"role": "function", "content": "x", "name": "f"}]), "messages[0].role"),
+        (json!([{"role": "user", "content": "x", "tool_calls": [{}]}]), "messages[0].tool_calls"),
         (json!([{"role": "king", "content": "x"}]), "messages[0].role"),
         (json!([{"content": "x"}]), "messages[0].role"),
         (json!([{"role": "user"}]), "messages[0].content"),
         (json!([{"role": "user", "content": null}]), "messages[0].content"),
         (json!([{"role": "user", "content": []}]), "messages[0].content"),
         (json!([{"role": "user", "content": 7}]), "messages[0].content"),
-        (json!([{"role": "assistant", "content": "x", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+        (json!([{"role": "assistant", "content": "x", "tool_calls": [{}]}]), "messages[0].tool_calls[0].id"),
         (json!(["hi"]), "messages[0]"),
     ];
     for (messages, field) in cases {
@@ -218,4 +217,118 @@ fn one_prompt_in_any_form_is_read() {
         let case = json!({"prompt": wrong});
         assert_eq!(refused(text(&case), &case).0, field, "{case}");
     }
+}
+
+#[test]
+fn the_form_of_an_answer_reaches_the_request() {
+    use mlxcel_protocol::v1::grammar::{Choices, Kind};
+    let kind = |change: Value| {
+        let [chat, text] =
+            [chat(&change), text(&change)].map(|parsed| parsed.expect("accepted").generate.grammar);
+        assert_eq!(chat, text, "{change}");
+        chat.and_then(|grammar| grammar.kind)
+    };
+    let schema = json!({"type": "object"});
+    let format = json!({"name": "x", "strict": true, "schema": schema});
+    let cases = [
+        (json!({"response_format": {"type": "text"}}), None),
+        (json!({"response_format": {"type": "json_object"}}), Some(Kind::JsonObject(true))),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": format}}),
+            Some(Kind::JsonSchema(schema.to_string())),
+        ),
+        (json!({"structured_outputs": {"json": schema}}), Some(Kind::JsonSchema(schema.to_string()))),
+        (json!({"structured_outputs": {"json": "{}"}}), Some(Kind::JsonSchema("{}".into()))),
+        (json!({"structured_outputs": {"regex": "a+"}}), Some(Kind::Regex("a+".into()))),
+        (json!({"structured_outputs": {"grammar": "start: /a/"}}), Some(Kind::Lark("start: /a/".into()))),
+        (
+            json!({"structured_outputs": {"choice": ["a", "b"]}}),
+            Some(Kind::Choices(Choices { texts: vec!["a".into(), "b".into()] })),
+        ),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(kind(change.clone()), expected, "{change}");
+    }
+    for (case, field) in [
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
+            "response_format.json_schema.name",
+        ),
+        (json!({"structured_outputs": {}}), "structured_outputs"),
+        (json!({"structured_outputs": {"regex": "a", "json": {}}}), "structured_outputs"),
+        (json!({"structured_outputs": {"structural_tag": "x"}}), "structured_outputs.structural_tag"),
+        (json!({"structured_outputs": {"choice": [1]}}), "structured_outputs.choice"),
+        (
+            json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}),
+            "structured_outputs",
+        ),
+    ] {
+        assert_eq!(refused(chat(&case), &case).0, field, "{case}");
+    }
+}
+
+#[test]
+fn repetition_detection_reaches_the_request() {
+    let limit = |change: Value| {
+        let parsed = chat(&json!({"repetition_detection": change})).expect("accepted");
+        parsed.generate.repetition.map(|limit| (limit.max_pattern, limit.min_pattern, limit.min_count))
+    };
+    assert_eq!(limit(json!({"max_pattern_size": 0})), None);
+    assert_eq!(limit(json!({"max_pattern_size": 8, "min_count": 4})), Some((8, 1, 4)));
+    for (change, field) in [
+        (json!({"max_pattern_size": 8}), "repetition_detection.min_count"),
+        (json!({"max_pattern_size": 8, "min_count": 1}), "repetition_detection.min_count"),
+        (
+            json!({"max_pattern_size": 8, "min_pattern_size": 9, "min_count": 2}),
+            "repetition_detection.min_pattern_size",
+        ),
+        (json!({"max_pattern_size": 257, "min_count": 2}), "repetition_detection.max_pattern_size"),
+    ] {
+        let case = json!({"repetition_detection": change});
+        assert_eq!(refused(chat(&case), &case).0, field);
+    }
+}
+
+#[test]
+fn tools_and_the_choice_among_them_reach_the_request() {
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}, "strict": true}}]);
+    let asked = |choice: Value| {
+        let body = json!({"tools": tools, "tool_choice": choice, "parallel_tool_calls": false});
+        let generate = chat(&body).expect("accepted").generate;
+        let Some(Prompt::Chat(prompt)) = generate.prompt else { panic!("not a chat") };
+        (!prompt.tools_json.is_empty(), generate.tool_required, generate.tool_named, generate.single_call)
+    };
+    assert_eq!(asked(json!("auto")), (true, false, String::new(), true));
+    assert_eq!(asked(json!("none")), (false, false, String::new(), false));
+    assert_eq!(asked(json!("required")), (true, true, String::new(), true));
+    let named = json!({"type": "function", "function": {"name": "f"}});
+    assert_eq!(asked(named), (true, false, "f".into(), true));
+    let other = json!({"type": "function", "function": {"name": "g"}});
+    for (case, field) in [
+        (json!({"tools": tools, "tool_choice": other}), "tool_choice"),
+        (json!({"tools": tools, "tool_choice": "maybe"}), "tool_choice"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"tools": [{"type": "retrieval"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        (json!({"tools": [{"type": "function", "function": {"name": ""}}]}), "tools[0].function.name"),
+    ] {
+        assert_eq!(refused(chat(&case), &case).0, field, "{case}");
+    }
+}
+
+#[test]
+fn conversations_may_hold_calls_and_their_answers() {
+    let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let messages = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": null, "tool_calls": [call]},
+        {"role": "tool", "content": "done", "tool_call_id": "c"},
+    ]);
+    let generate = chat(&json!({"messages": messages})).expect("accepted").generate;
+    let Some(Prompt::Chat(prompt)) = generate.prompt else { panic!("not a chat") };
+    let sent: Value = serde_json::from_str(&prompt.messages_json).expect("JSON");
+    assert_eq!(sent[1]["tool_calls"], json!([call]));
+    assert_eq!(sent[2], json!({"role": "tool", "content": "done", "tool_call_id": "c"}));
 }

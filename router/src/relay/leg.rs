@@ -79,7 +79,10 @@ impl Leg {
             Some(Kind::Started(_)) => (Happening::Started, None),
             Some(Kind::Delta(delta)) => (Happening::Delta, Some(Piece::Output(delta.choices))),
             Some(Kind::Finished(finished)) => match finished.reason() {
-                FinishReason::Stop | FinishReason::Length => {
+                FinishReason::Stop
+                | FinishReason::Length
+                | FinishReason::ToolCalls
+                | FinishReason::Repetition => {
                     let (happening, _) = self.over(Happening::Finished);
                     (happening, Some(Piece::Finished(finished)))
                 }

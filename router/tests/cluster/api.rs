@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::Request;
 use mlxcel_protocol::v1::generate_request::Prompt;
-use mlxcel_protocol::v1::{ChoiceDelta, FinishReason, ScoredToken, TokenLogprobs};
+use mlxcel_protocol::v1::{ChoiceDelta, FinishReason, ScoredToken, TokenLogprobs, ToolCallDelta};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -179,6 +179,50 @@ async fn offsets_of_a_streamed_completion_s_tokens_count_through() {
     let mut answer = answer.await.expect("sent");
     assert_eq!(answer.chunk().await["choices"][0]["logprobs"]["text_offset"], json!([0]));
     assert_eq!(answer.chunk().await["choices"][0]["logprobs"]["text_offset"], json!([3]));
+}
+
+fn call(index: u32, id: &str, name: &str, arguments: &str) -> ChoiceDelta {
+    let (id, name, arguments) = (id.into(), name.into(), arguments.into());
+    ChoiceDelta { tool_calls: vec![ToolCallDelta { index, id, name, arguments }], ..ChoiceDelta::default() }
+}
+
+#[tokio::test]
+async fn reasoning_and_calls_come_beside_the_content() {
+    let mut node = FakeNode::with(&["m"]).await;
+    let rig = Rig::with(&[&node]).await;
+    for stream in [false, true] {
+        let tool = json!({"type": "function", "function": {"name": "f"}});
+        let answer = rig.chat(json!({"tools": [tool], "stream": stream}));
+        let asked = node.asked().await;
+        asked.deltas(&[ChoiceDelta { reasoning: "Hm".into(), ..ChoiceDelta::default() }]).await;
+        asked.deltas(&[call(0, "call_1", "f", "{")]).await;
+        asked.deltas(&[call(0, "", "", "}")]).await;
+        asked.finish(FinishReason::ToolCalls, 3).await;
+        let mut answer = answer.await.expect("sent");
+        let whole = json!({"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        if !stream {
+            let choice = answer.json().await["choices"][0].clone();
+            assert_eq!(choice["message"]["tool_calls"], json!([whole]));
+            assert_eq!(choice["message"]["reasoning_content"], "Hm");
+            assert_eq!(
+                (&choice["message"]["content"], &choice["finish_reason"]),
+                (&json!(null), &json!("tool_calls"))
+            );
+            continue;
+        }
+        let events = answer.events().await;
+        let deltas: Vec<&Value> = events
+            .iter()
+            .filter_map(|event| match event {
+                Sent::Json(chunk) => Some(&chunk["choices"][0]["delta"]),
+                Sent::Done => None,
+            })
+            .collect();
+        let first = json!([{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{"}}]);
+        let second = json!([{"index": 0, "function": {"arguments": "}"}}]);
+        assert_eq!(deltas[1], &json!({"reasoning_content": "Hm"}));
+        assert_eq!((&deltas[2]["tool_calls"], &deltas[3]["tool_calls"]), (&first, &second));
+    }
 }
 
 #[tokio::test]
