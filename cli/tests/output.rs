@@ -175,6 +175,7 @@ fn generation_as_json() {
     .token_ids[]: integer
     .finish_reason: string
     .prompt_tokens: integer
+    .cached_tokens: integer
     .completion_tokens: integer
     .prefill_seconds: float
     .decode_seconds: float

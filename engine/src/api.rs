@@ -36,7 +36,7 @@ pub struct EngineState {
     pub context_tokens: u32,
     /// Bytes of weights.
     pub weight_bytes: u64,
-    /// Bytes of KV cache held now.
+    /// Bytes of KV cache held by sequences now; prefixes kept for later requests do not count.
     pub kv_bytes: u64,
     /// Blocks of the KV pool; 0 for an engine without one.
     pub kv_blocks: u32,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use half::f16;
 use mlxcel_kernels::{
-    Affine, AttentionShape, Floats, Level, Rope, SequenceKv, Weight, attention, linear, pool, quantize,
-    rms_norm, rope, swiglu, with_level,
+    Affine, AttentionShape, Floats, KV_BLOCK_TOKENS, KvPool, KvShape, Level, Rope, SequenceKv, Weight,
+    attention, linear, pool, quantize, rms_norm, rope, swiglu, with_level,
 };
 
 fn main() {
@@ -147,17 +147,12 @@ fn products_of_many_rows() {
 
 fn attentions() {
     for (heads, kv_heads, head_dim) in [(9, 3, 64), (32, 8, 128)] {
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None };
+        let shape = attention_shape(heads, kv_heads, head_dim);
         for (queries, length) in [(1, 128), (1, 512), (1, 4096), (512, 512), (512, 4096)] {
-            let cache = vec![0.5; kv_heads * length * head_dim];
+            let cache = Cache::new(kv_heads, length, head_dim);
             let q = vec![0.25; queries * heads * head_dim];
             let mut out = vec![0.0; q.len()];
-            let sequence =
-                SequenceKv { queries: 0..queries, keys: &cache, values: &cache, capacity: length, length };
-            let took = time(|| {
-                attention(black_box(&q), std::slice::from_ref(&sequence), &shape, &mut out)
-                    .expect("matching sizes");
-            });
+            let took = time(|| cache.attend(black_box(&q), (queries, length), &shape, &mut out));
             let seen = queries * length - queries * (queries - 1) / 2;
             let operations = 4.0 * (seen * heads * head_dim) as f64;
             report(
@@ -167,6 +162,39 @@ fn attentions() {
                 took,
             );
         }
+    }
+}
+
+fn attention_shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape<'static> {
+    AttentionShape { heads, kv_heads, head_dim, scale: 0.125, window: None, soft_cap: None, sinks: None }
+}
+
+/// One sequence's keys and values, its blocks in no order.
+struct Cache {
+    shape: KvShape,
+    side: Vec<f32>,
+    blocks: Vec<u32>,
+}
+
+impl Cache {
+    fn new(kv_heads: usize, length: usize, head_dim: usize) -> Self {
+        let count = length.div_ceil(KV_BLOCK_TOKENS);
+        let shape = KvShape { blocks: count, kv_heads, head_dim };
+        let mut blocks: Vec<u32> = (0..count as u32).collect();
+        blocks.sort_by_key(|block| block.wrapping_mul(0x9e37_79b9));
+        Self { shape, side: vec![0.5; shape.side_len()], blocks }
+    }
+
+    fn attend(
+        &self,
+        q: &[f32],
+        (queries, length): (usize, usize),
+        shape: &AttentionShape<'_>,
+        out: &mut [f32],
+    ) {
+        let pool = KvPool { shape: self.shape, keys: &self.side, values: &self.side };
+        let sequence = [SequenceKv { queries: 0..queries, blocks: &self.blocks, length }];
+        attention(q, &pool, &sequence, shape, out).expect("matching sizes");
     }
 }
 
@@ -209,16 +237,14 @@ fn model_steps() {
 }
 
 fn step(layers: &[Layer], head: &Matrix, tokens: usize, length: usize) {
-    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+    let shape = attention_shape(9, 3, 64);
     let buffer = |width: usize| vec![0.01; tokens * width];
     let (mut x, mut normed, mut q, mut mixed) = (buffer(576), buffer(576), buffer(576), buffer(576));
     let (mut k, mut v, mut gate, mut up, mut wide) =
         (buffer(192), buffer(192), buffer(1536), buffer(1536), buffer(1536));
-    let (cache, weight, frequencies) = (vec![0.1; 192 * length], vec![1.0; 576], vec![0.5; 32]);
+    let (cache, weight, frequencies) = (Cache::new(3, length, 64), vec![1.0; 576], vec![0.5; 32]);
     let positions: Vec<i32> = (0..tokens as i32).collect();
     let rule = Rope { inverse_frequencies: &frequencies, dims: 64, traditional: false, magnitude: 1.0 };
-    let queries = 0..tokens;
-    let sequence = [SequenceKv { queries, keys: &cache, values: &cache, capacity: length, length }];
     for layer in layers {
         rms_norm(&x, tokens, &weight, 1e-5, &mut normed).expect("matching sizes");
         layer.attention[0].times(&normed, tokens, &mut q);
@@ -226,7 +252,7 @@ fn step(layers: &[Layer], head: &Matrix, tokens: usize, length: usize) {
         layer.attention[2].times(&normed, tokens, &mut v);
         rope(&mut q, 9, 64, &positions, &rule).expect("matching sizes");
         rope(&mut k, 3, 64, &positions, &rule).expect("matching sizes");
-        attention(&q, &sequence, &shape, &mut mixed).expect("matching sizes");
+        cache.attend(&q, (tokens, length), &shape, &mut mixed);
         layer.attention[3].times(&mixed, tokens, &mut normed);
         x.iter_mut().zip(&normed).for_each(|(x, delta)| *x = 0.5 * *x + 1e-3 * delta);
         rms_norm(&x, tokens, &weight, 1e-5, &mut normed).expect("matching sizes");

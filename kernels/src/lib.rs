@@ -33,7 +33,9 @@ mod simd;
 mod weight;
 
 pub use argmax::argmax;
-pub use attention::{AttentionShape, CacheShape, SequenceKv, append_kv, attention};
+pub use attention::{
+    AttentionShape, KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, SequenceKv, attention, copy_kv, write_kv,
+};
 pub use dequantize::dequantize;
 pub use embed::embed;
 pub use error::ShapeError;

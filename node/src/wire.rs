@@ -266,6 +266,7 @@ fn finished(finish: Finish) -> v1::Finished {
         reason: finish_reason(finish.reason).into(),
         prompt_tokens: finish.prompt_tokens,
         completion_tokens: finish.completion_tokens,
+        cached_tokens: finish.cached_tokens,
         prefill_micros: micros(finish.prefill),
         decode_micros: micros(finish.decode),
     }

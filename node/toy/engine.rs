@@ -73,6 +73,7 @@ impl Engine for ScriptEngine {
             events(Event::Finished(Finish {
                 reason,
                 prompt_tokens: 1,
+                cached_tokens: 0,
                 completion_tokens: done,
                 prefill: Duration::ZERO,
                 decode: pause * done,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use mlxcel_engine::{AnswerOptions, ChatPrompt, FinishReason, Prompt, Request, SamplingParams, Turn};
 use serde_json::json;
 
-use super::generation::{Answer, generate, rate, speed};
+use super::generation::{Answer, computed, generate, rate, speed};
 use super::loading::load_model;
 use crate::args::{GenerateArgs, PromptArgs};
 
@@ -74,10 +74,11 @@ fn as_json(answer: &Answer) -> serde_json::Value {
             FinishReason::Cancelled => "cancelled",
         },
         "prompt_tokens": finish.prompt_tokens,
+        "cached_tokens": finish.cached_tokens,
         "completion_tokens": finish.completion_tokens,
         "prefill_seconds": finish.prefill.as_secs_f64(),
         "decode_seconds": finish.decode.as_secs_f64(),
-        "prefill_tokens_per_second": rate(finish.prompt_tokens, finish.prefill),
+        "prefill_tokens_per_second": rate(computed(finish), finish.prefill),
         "decode_tokens_per_second": rate(finish.completion_tokens.saturating_sub(1), finish.decode),
     })
 }

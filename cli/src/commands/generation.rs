@@ -62,12 +62,17 @@ pub(crate) fn rate(tokens: u32, elapsed: Duration) -> f64 {
     if elapsed.is_zero() { 0.0 } else { f64::from(tokens) / elapsed.as_secs_f64() }
 }
 
+/// Tokens of the prompt that had to be computed: those the cache held take no time.
+pub(crate) fn computed(finish: &Finish) -> u32 {
+    finish.prompt_tokens.saturating_sub(finish.cached_tokens)
+}
+
 /// One line on speed.
 pub(crate) fn speed(finish: &Finish) -> String {
     format!(
         "prompt {} tokens, {:.1} tok/s; output {} tokens, {:.1} tok/s",
         finish.prompt_tokens,
-        rate(finish.prompt_tokens, finish.prefill),
+        rate(computed(finish), finish.prefill),
         finish.completion_tokens,
         rate(finish.completion_tokens.saturating_sub(1), finish.decode),
     )

@@ -13,6 +13,7 @@ use super::model::Model;
 use super::source::{Preparation, WeightError, WeightSource};
 use super::weights::DecoderWeights;
 use crate::api::{LoadStep, Quantization};
+use crate::blocks::BLOCK_TOKENS;
 use crate::checkpoint::{Checkpoint, TensorDtype};
 use crate::kv::{GraphKv, HostKv, KvCache};
 
@@ -50,17 +51,25 @@ impl Model {
         Ok(Self { description, weights, arithmetic, execution, dtype })
     }
 
-    /// An empty KV cache for this model.
-    pub(crate) fn cache(&self) -> Box<dyn KvCache> {
-        let layers = self.description.layers.len();
+    /// A KV cache of `blocks` blocks for this model.
+    pub(crate) fn cache(&self, blocks: usize) -> Box<dyn KvCache> {
+        let layers = self.description.layers.iter().map(|layer| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            attention
+        });
         match self.execution {
-            Execution::Host => Box::new(HostKv::new(layers)),
-            Execution::Graph => Box::new(GraphKv::new(layers)),
+            Execution::Host => Box::new(HostKv::new(layers, blocks)),
+            Execution::Graph => Box::new(GraphKv::new(layers.len(), blocks)),
         }
     }
 
+    /// Bytes of KV cache one block takes, in all layers.
+    pub(crate) fn kv_block_bytes(&self) -> u64 {
+        self.kv_bytes_per_token() * BLOCK_TOKENS as u64
+    }
+
     /// Bytes of KV cache one token of one sequence takes.
-    pub(crate) fn kv_bytes_per_token(&self) -> u64 {
+    fn kv_bytes_per_token(&self) -> u64 {
         kv_values_per_token(&self.description) * self.dtype.size() as u64
     }
 }

@@ -78,6 +78,10 @@ pub struct Attention {
     pub rope: Rope,
     /// A token sees at most this many latest tokens, itself included.
     pub window: Option<usize>,
+    /// Scores become `c * tanh(score / c)` before they are masked.
+    pub soft_cap: Option<f32>,
+    /// Tensor of one learned logit for each query head that joins the denominator of its softmax, `[heads]`.
+    pub sinks: Option<String>,
 }
 
 /// Rotary position embedding.

@@ -12,8 +12,8 @@ use crate::schedule::{SequenceId, StepPlan, Token};
 
 /// A step's plan and what is derived from it once for all layers.
 pub(crate) struct StepInputs {
-    /// What to compute.
-    pub(crate) plan: StepPlan,
+    /// What to compute, shared with the operations that do.
+    pub(crate) plan: Arc<StepPlan>,
     /// Tokens in the step.
     pub(crate) len: usize,
     /// Token ids, u32 `[len]`.
@@ -38,6 +38,7 @@ impl StepInputs {
         let positions = plan.positions();
         let position_array = Array::from_slice(&positions, &[length(positions.len())])?;
         let ids = ids(&plan, previous)?;
+        let plan = Arc::new(plan);
         Ok(Self { len: positions.len(), plan, ids, positions: positions.into(), position_array })
     }
 }

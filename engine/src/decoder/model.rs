@@ -33,10 +33,11 @@ impl Model {
         cache: &mut dyn KvCache,
     ) -> Result<StepOutput> {
         let step = StepInputs::new(plan, previous)?;
+        cache.begin(&step)?;
         let mut residual = Residual::new(self.arithmetic.embed(&step.ids, &self.weights.embedding)?);
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let [query, key, value] = self.arithmetic.attention_inputs(&mut residual, layer, &step)?;
-            let mixed = cache.attend(index, &layer.attention.shape, [&query, &key, &value], &step)?;
+            let mixed = cache.attend(index, layer.attention.rule(), [&query, &key, &value], &step)?;
             self.arithmetic.finish_layer(&mut residual, &mixed, layer)?;
         }
         let rows = step.plan.sampled_rows();

@@ -3,7 +3,6 @@
 #![allow(clippy::expect_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use mlxcel_mlx_bridge::{Array, Dtype};
 
@@ -15,11 +14,15 @@ use super::inputs::StepInputs;
 use super::model::{Model, StepOutput};
 use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 use crate::api::DeviceChoice;
+use crate::blocks::{BlockStore, BlockTable};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::families;
 use crate::kv::KvCache;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
+
+/// Blocks of the caches: room for every prompt of a case.
+const BLOCKS: usize = 64;
 
 struct Case {
     name: String,
@@ -92,34 +95,25 @@ impl Arithmetic for InParts {
 
 /// Every prompt alone, a token a step: the logits after each.
 fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
-    let mut cache = model.cache();
+    let (mut cache, mut blocks) = (model.cache(BLOCKS), BlockStore::new(BLOCKS));
     let mut seen = Vec::new();
     for (index, prompt) in prompts.iter().enumerate() {
-        let sequence = SequenceId(index as u64);
-        cache.open(sequence);
+        let mut table = BlockTable::default();
         for (at, &token) in prompt.ids.iter().enumerate() {
-            let span = Span {
-                sequence,
-                tokens: vec![Token::Known(token)],
-                start: at,
-                sample: true,
-                blocks: Arc::default(),
-            };
+            let span = span(index, &[token], &mut table, &mut blocks);
             let rows = step(model, cache.as_mut(), vec![span]);
             seen.extend(rows.into_iter().map(|row| (index, at, row)));
         }
-        cache.close(sequence);
+        blocks.release(table);
     }
     seen
 }
 
 /// All prompts side by side, in chunks of different lengths, decode tokens among them.
 fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
-    let mut cache = model.cache();
+    let (mut cache, mut blocks) = (model.cache(BLOCKS), BlockStore::new(BLOCKS));
     let mut done = vec![0; prompts.len()];
-    for index in 0..prompts.len() {
-        cache.open(SequenceId(index as u64));
-    }
+    let mut tables: Vec<BlockTable> = prompts.iter().map(|_| BlockTable::default()).collect();
     let mut seen = Vec::new();
     let mut round = 0;
     while prompts.iter().zip(&done).any(|(prompt, &at)| at < prompt.ids.len()) {
@@ -127,15 +121,8 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
         for (index, prompt) in prompts.iter().enumerate() {
             let chunk = [1, 7, 3, 20][(round + index) % 4].min(prompt.ids.len() - done[index]);
             if chunk > 0 {
-                let tokens =
-                    prompt.ids[done[index]..done[index] + chunk].iter().copied().map(Token::Known).collect();
-                spans.push(Span {
-                    sequence: SequenceId(index as u64),
-                    tokens,
-                    start: done[index],
-                    sample: true,
-                    blocks: Arc::default(),
-                });
+                let tokens = &prompt.ids[done[index]..done[index] + chunk];
+                spans.push(span(index, tokens, &mut tables[index], &mut blocks));
                 done[index] += chunk;
             }
         }
@@ -146,6 +133,15 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
         round += 1;
     }
     seen
+}
+
+/// The next tokens of a prompt, with room for them.
+fn span(prompt: usize, tokens: &[u32], table: &mut BlockTable, blocks: &mut BlockStore) -> Span {
+    let start = table.tokens();
+    let copy = blocks.grow(table, tokens.len()).expect("there is room for every prompt");
+    assert_eq!(copy, None, "prompts share nothing");
+    let tokens = tokens.iter().copied().map(Token::Known).collect();
+    Span { sequence: SequenceId(prompt as u64), tokens, start, sample: true, blocks: table.shared() }
 }
 
 fn step(model: &Model, cache: &mut dyn KvCache, spans: Vec<Span>) -> Vec<Vec<f32>> {

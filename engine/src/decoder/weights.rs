@@ -7,6 +7,7 @@ use mlxcel_mlx_bridge::{Array, Quantized};
 
 use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Rope};
 use super::source::{WeightError, WeightSource};
+use crate::kv::AttentionRule;
 
 /// A matrix `[outputs, inputs]`, quantised or not.
 #[derive(Clone)]
@@ -58,6 +59,8 @@ pub(crate) struct AttentionWeights {
     pub(crate) output: LinearWeights,
     pub(crate) query_norm: Option<NormWeights>,
     pub(crate) key_norm: Option<NormWeights>,
+    /// `[heads]`.
+    pub(crate) sinks: Option<Array>,
     pub(crate) rope: RopeWeights,
 }
 
@@ -100,6 +103,13 @@ impl DecoderWeights {
     }
 }
 
+impl AttentionWeights {
+    /// What a KV cache needs to know of this block.
+    pub(crate) fn rule(&self) -> AttentionRule<'_> {
+        AttentionRule { shape: &self.shape, sinks: self.sinks.as_ref() }
+    }
+}
+
 impl DecoderWeights {
     /// Bytes of every array.
     pub(crate) fn bytes(&self) -> u64 {
@@ -115,6 +125,7 @@ impl DecoderWeights {
             all.push(&layer.mixer_norm.weight);
             all.push(&layer.feed_forward_norm.weight);
             all.extend(attention.query_norm.iter().chain(&attention.key_norm).map(|norm| &norm.weight));
+            all.extend(&attention.sinks);
             let linears = [&attention.query, &attention.key, &attention.value, &attention.output];
             for linear in linears.into_iter().chain([&layer.gate, &layer.up, &layer.down]) {
                 all.extend(linear.arrays());
@@ -149,6 +160,7 @@ fn load_attention(shape: &Attention, source: &mut WeightSource<'_>) -> Result<At
     let mut head_norm =
         |norm: &Option<Norm>| norm.as_ref().map(|norm| load_norm(norm, shape.head_dim, source)).transpose();
     let (query_norm, key_norm) = (head_norm(&shape.query_norm)?, head_norm(&shape.key_norm)?);
+    let sinks = shape.sinks.as_ref().map(|name| source.vector(name, shape.heads)).transpose()?;
     Ok(AttentionWeights {
         query: load_linear(&shape.query, source)?,
         key: load_linear(&shape.key, source)?,
@@ -156,6 +168,7 @@ fn load_attention(shape: &Attention, source: &mut WeightSource<'_>) -> Result<At
         output: load_linear(&shape.output, source)?,
         query_norm,
         key_norm,
+        sinks,
         rope: load_rope(&shape.rope)?,
         shape: shape.clone(),
     })

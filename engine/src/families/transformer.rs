@@ -184,6 +184,8 @@ fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: 
         key_norm: norm("k_norm"),
         rope: rope.clone(),
         window,
+        soft_cap: None,
+        sinks: None,
     }
 }
 

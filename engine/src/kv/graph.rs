@@ -1,140 +1,230 @@
 //! KV storage in MLX arrays, attended by MLX's own fused attention.
 //!
-//! One array a sequence, layer and side, `[1, kv_heads, capacity, head_dim]`, written in place where
-//! MLX can donate it and grown in steps of `GROWTH` tokens. Works on every device in any float dtype.
+//! One array a layer and side, `[rows, kv_heads, head_dim]` in which block `b` is the rows from `b * BLOCK_TOKENS` on: token
+//! by token, so that a sequence's blocks are put together by one gather of rows. Attention runs over that contiguous form,
+//! sequence by sequence, because MLX's kernel reads no block tables. Works on every device in any float dtype; it is
+//! what Metal runs, and the slow twin of the CPU kernel.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
-use mlxcel_mlx_bridge::fast::{Mask, scaled_dot_product_attention};
-use mlxcel_mlx_bridge::{Array, Dtype, Result};
+use mlxcel_mlx_bridge::fast::{Mask, attention_with_sinks, scaled_dot_product_attention};
+use mlxcel_mlx_bridge::{Array, Dtype, Error, ErrorKind, Result};
 
-use super::{KvCache, defect, not_open};
-use crate::decoder::{Attention, StepInputs, length};
-use crate::schedule::SequenceId;
-
-/// Tokens by which a sequence's storage grows.
-const GROWTH: usize = 256;
+use super::{AttentionRule, KvCache};
+use crate::blocks::{BLOCK_TOKENS, BlockId};
+use crate::decoder::{StepInputs, length};
+use crate::schedule::{Span, StepPlan};
 
 /// The KV cache of engines that compute in MLX graphs.
 pub(crate) struct GraphKv {
-    layers: usize,
-    sequences: HashMap<SequenceId, Vec<LayerKv>>,
+    layers: Vec<Option<[Array; 2]>>,
+    /// Blocks the pool may grow to.
+    blocks: usize,
+    step: Option<BoundStep>,
 }
 
-/// Keys and values of one sequence in one layer.
-#[derive(Clone, Default)]
-struct LayerKv {
-    sides: Option<[Array; 2]>,
-    capacity: usize,
-    length: usize,
+/// What a step's plan says about rows of the pool, the same in every layer.
+struct BoundStep {
+    /// Blocks the pool must have.
+    blocks: usize,
+    /// For each copy the rows it reads and those it writes, u32.
+    copies: Vec<[Array; 2]>,
+    /// Row of each new token, u32 `[tokens, 1, 1]`.
+    written: Array,
+    spans: Vec<BoundSpan>,
+}
+
+struct BoundSpan {
+    /// Its tokens in the step.
+    rows: Range<usize>,
+    start: usize,
+    /// Rows of the pool of all its tokens, u32 `[start + rows.len()]`; absent where the step brings them all.
+    held: Option<Array>,
 }
 
 impl GraphKv {
-    /// Storage for a decoder of `layers` layers.
-    pub(crate) fn new(layers: usize) -> Self {
-        Self { layers, sequences: HashMap::new() }
+    /// Storage for a decoder of `layers` layers, grown as blocks are used up to `blocks` blocks.
+    pub(crate) fn new(layers: usize, blocks: usize) -> Self {
+        Self { layers: vec![None; layers], blocks, step: None }
+    }
+
+    /// The pool of a layer, with room for the step and its copies done.
+    fn pool(&mut self, layer: usize, like: [&Array; 2], step: &BoundStep) -> Result<[Array; 2]> {
+        let held = self.layers[layer].take().map_or([None, None], |sides| sides.map(Some));
+        let mut sides = Vec::with_capacity(2);
+        for (side, like) in held.into_iter().zip(like) {
+            let mut side = grown(side, like, step.blocks, self.blocks)?;
+            for [from, to] in &step.copies {
+                let rows = side.take(from, 0)?;
+                side = put_rows(&side, to, &rows)?;
+            }
+            sides.push(side);
+        }
+        <[Array; 2]>::try_from(sides).map_err(|_| defect("a pool has two sides"))
     }
 }
 
 impl KvCache for GraphKv {
-    fn open(&mut self, sequence: SequenceId) {
-        self.sequences.insert(sequence, vec![LayerKv::default(); self.layers]);
+    fn begin(&mut self, step: &StepInputs) -> Result<()> {
+        self.step = Some(BoundStep::new(&step.plan, self.blocks)?);
+        Ok(())
     }
 
     fn attend(
         &mut self,
         layer: usize,
-        attention: &Attention,
-        query_key_value: [&Array; 3],
-        step: &StepInputs,
+        rule: AttentionRule<'_>,
+        [query, key, value]: [&Array; 3],
+        _: &StepInputs,
     ) -> Result<Array> {
-        let mut mixed = Vec::with_capacity(step.plan.spans.len());
-        for (span, rows) in step.plan.spans.iter().zip(step.plan.rows()) {
-            let kv = self
-                .sequences
-                .get_mut(&span.sequence)
-                .and_then(|layers| layers.get_mut(layer))
-                .ok_or_else(|| not_open(span.sequence))?;
-            if span.start == 0 {
-                // The sequence begins, or begins again after it was preempted.
-                kv.length = 0;
-            }
-            let [query, key, value] = query_key_value.map(|x| head_major(x, &rows));
-            let [keys, values] = kv.append([key?, value?], rows.len(), attention)?;
-            let mask = mask(attention.window, span.start, rows.len(), keys.dtype())?;
-            let out = scaled_dot_product_attention(&query?, &keys, &values, attention.scale, mask.as_ref())?;
-            // [1, heads, tokens, head_dim] back to [tokens, heads, head_dim].
-            mixed.push(out.transpose(&[0, 2, 1, 3])?.squeeze(&[0])?);
+        let step = self.step.take().ok_or_else(|| defect("the step was not begun"))?;
+        let [keys, values] = self.pool(layer, [key, value], &step)?;
+        // Nothing else refers to the pool as it was when this is evaluated, so MLX writes in place.
+        let (keys, values) = (put_rows(&keys, &step.written, key)?, put_rows(&values, &step.written, value)?);
+        let mut mixed = Vec::with_capacity(step.spans.len());
+        for span in &step.spans {
+            let [new_keys, new_values] = [key, value].map(|x| part(x, &span.rows));
+            let (keys, values) = match &span.held {
+                Some(rows) => (keys.take(rows, 0)?, values.take(rows, 0)?),
+                None => (new_keys?, new_values?),
+            };
+            mixed.push(attend(&part(query, &span.rows)?, [&keys, &values], span.start, rule)?);
         }
+        self.layers[layer] = Some([keys, values]);
+        self.step = Some(step);
         match mixed.as_slice() {
             [one] => Ok(one.clone()),
             many => Array::concatenate(&many.iter().collect::<Vec<_>>(), 0),
         }
     }
+}
 
-    fn close(&mut self, sequence: SequenceId) {
-        self.sequences.remove(&sequence);
-    }
-
-    fn bytes(&self) -> u64 {
-        let sides = self.sequences.values().flatten().filter_map(|kv| kv.sides.as_ref());
-        sides.flatten().map(|side| side.nbytes() as u64).sum()
+impl BoundStep {
+    fn new(plan: &StepPlan, most: usize) -> Result<Self> {
+        let named = plan.spans.iter().flat_map(|span| span.blocks.iter());
+        let copied = plan.copies.iter().flat_map(|copy| [&copy.from, &copy.to]);
+        let blocks = named.chain(copied).map(|block| block.0 as usize + 1).max().unwrap_or(0);
+        if blocks > most {
+            return Err(defect(&format!("a step names block {}, the pool has {most}", blocks - 1)));
+        }
+        let copies = plan.copies.iter().map(|copy| {
+            let rows = |block| indices((0..copy.tokens).map(|token| row(&[block], token)));
+            let to = rows(copy.to)?;
+            Ok([rows(copy.from)?, to.expand_dims(&[1, 2])?])
+        });
+        let written = plan.spans.iter().flat_map(|span| tokens(span).map(|token| row(&span.blocks, token)));
+        let spans = plan.spans.iter().zip(plan.rows()).map(|(span, rows)| {
+            let all = (0..tokens(span).end).map(|token| row(&span.blocks, token));
+            let held = (span.start > 0).then(|| indices(all)).transpose()?;
+            Ok(BoundSpan { rows, start: span.start, held })
+        });
+        if let Some(short) = plan.spans.iter().find(|s| s.blocks.len() * BLOCK_TOKENS < tokens(s).end) {
+            return Err(defect(&format!("sequence {} has too few blocks", short.sequence.0)));
+        }
+        Ok(Self {
+            blocks,
+            copies: copies.collect::<Result<_>>()?,
+            written: indices(written)?.expand_dims(&[1, 2])?,
+            spans: spans.collect::<Result<_>>()?,
+        })
     }
 }
 
-impl LayerKv {
-    /// Writes `tokens` new keys and values and returns all valid ones, `[1, kv_heads, length, head_dim]`.
-    fn append(&mut self, new: [Array; 2], tokens: usize, attention: &Attention) -> Result<[Array; 2]> {
-        let (start, end) = (self.length, self.length + tokens);
-        let (heads, dim) = (length(attention.kv_heads), length(attention.head_dim));
-        self.reserve(end, &new, attention)?;
-        let Some([keys, values]) = self.sides.take() else {
-            return Err(defect("storage was not reserved"));
-        };
-        let [new_keys, new_values] = new;
-        let at = ([0, 0, length(start), 0], [1, heads, length(end), dim]);
-        let keys = keys.slice_update(&new_keys, &at.0, &at.1)?;
-        let values = values.slice_update(&new_values, &at.0, &at.1)?;
-        self.length = end;
-        let valid = |side: &Array| side.slice(&[0, 0, 0, 0], &[1, heads, length(end), dim]);
-        let views = [valid(&keys)?, valid(&values)?];
-        self.sides = Some([keys, values]);
-        Ok(views)
-    }
+/// Positions of a span's tokens.
+fn tokens(span: &Span) -> Range<usize> {
+    span.start..span.start + span.tokens.len()
+}
 
-    fn reserve(&mut self, tokens: usize, new: &[Array; 2], attention: &Attention) -> Result<()> {
-        if tokens <= self.capacity {
-            return Ok(());
-        }
-        let capacity = tokens.div_ceil(GROWTH) * GROWTH;
-        let added =
-            [1, length(attention.kv_heads), length(capacity - self.capacity), length(attention.head_dim)];
-        let mut grown = Vec::with_capacity(2);
-        for (index, like) in new.iter().enumerate() {
-            let zeros = Array::zeros(&added, like.dtype())?;
-            grown.push(match &self.sides {
-                Some(sides) => Array::concatenate(&[&sides[index], &zeros], 2)?,
-                None => zeros,
-            });
-        }
-        let [keys, values] = <[Array; 2]>::try_from(grown).map_err(|_| defect("two sides are reserved"))?;
-        self.sides = Some([keys, values]);
-        self.capacity = capacity;
-        Ok(())
+/// The row of the pool that holds a token.
+fn row(blocks: &[BlockId], token: usize) -> u32 {
+    let block = blocks.get(token / BLOCK_TOKENS).map_or(0, |block| block.0);
+    block * BLOCK_TOKENS as u32 + (token % BLOCK_TOKENS) as u32
+}
+
+fn indices(rows: impl Iterator<Item = u32>) -> Result<Array> {
+    let rows: Vec<u32> = rows.collect();
+    Array::from_slice(&rows, &[length(rows.len())])
+}
+
+/// One side with room for `needed` blocks: at least doubled where it is too small, at most `most`.
+fn grown(side: Option<Array>, like: &Array, needed: usize, most: usize) -> Result<Array> {
+    let held = side.as_ref().map_or(0, |side| side.shape()[0] as usize / BLOCK_TOKENS);
+    if let Some(side) = side.as_ref().filter(|_| needed <= held) {
+        return Ok(side.clone());
+    }
+    let blocks = needed.max(2 * held).max(FIRST_BLOCKS).min(most.max(needed));
+    let added = [length((blocks - held) * BLOCK_TOKENS), like.shape()[1], like.shape()[2]];
+    let zeros = Array::zeros(&added, like.dtype())?;
+    match &side {
+        Some(side) => Array::concatenate(&[side, &zeros], 0),
+        None => Ok(zeros),
     }
 }
 
-/// Rows of `[tokens, heads, head_dim]` as `[1, heads, rows, head_dim]`.
-fn head_major(x: &Array, rows: &Range<usize>) -> Result<Array> {
-    let shape = x.shape();
-    let (heads, dim) = (shape[1], shape[2]);
-    let part = if rows.len() == shape[0] as usize {
-        x.clone()
-    } else {
-        x.slice(&[length(rows.start), 0, 0], &[length(rows.end), heads, dim])?
+/// `side` with `new`, `[tokens, kv_heads, head_dim]`, at `rows`, `[tokens, 1, 1]`.
+fn put_rows(side: &Array, rows: &Array, new: &Array) -> Result<Array> {
+    side.put_along_axis(&rows.broadcast_to(new.shape())?, new, 0)
+}
+
+/// Attention of one sequence: queries `[rows, heads, head_dim]` over keys and values `[tokens, kv_heads, head_dim]`.
+fn attend(
+    query: &Array,
+    [keys, values]: [&Array; 2],
+    start: usize,
+    rule: AttentionRule<'_>,
+) -> Result<Array> {
+    // [tokens, heads, head_dim] to [1, heads, tokens, head_dim].
+    let head_major = |x: &Array| x.transpose(&[1, 0, 2])?.expand_dims(&[0]);
+    let count = query.shape()[0] as usize;
+    let [query, keys, values] = [head_major(query)?, head_major(keys)?, head_major(values)?];
+    let mask = mask(rule.shape.window, start, count, keys.dtype())?;
+    let out = match (rule.shape.soft_cap, rule.sinks) {
+        (Some(cap), _) => capped([&query, &keys, &values], (start, count), cap, rule)?,
+        (None, Some(sinks)) => {
+            attention_with_sinks([&query, &keys, &values], rule.shape.scale, mask.as_ref(), sinks)?
+        }
+        (None, None) => {
+            scaled_dot_product_attention(&query, &keys, &values, rule.shape.scale, mask.as_ref())?
+        }
     };
-    part.reshape(&[1, length(rows.len()), heads, dim])?.transpose(&[0, 2, 1, 3])
+    out.transpose(&[0, 2, 1, 3])?.squeeze(&[0])
+}
+
+/// Attention with capped scores, which MLX's kernel does not have, in parts.
+fn capped(
+    [query, keys, values]: [&Array; 3],
+    (start, count): (usize, usize),
+    cap: f32,
+    rule: AttentionRule<'_>,
+) -> Result<Array> {
+    let (shape, dtype) = (rule.shape, query.dtype());
+    let total = start + count;
+    let grouped = [shape.kv_heads, shape.heads / shape.kv_heads, count, shape.head_dim].map(length);
+    let query = query.reshape(&grouped)?;
+    let side = |x: &Array| x.squeeze(&[0])?.expand_dims(&[1]);
+    let scores = query.matmul(&side(keys)?.transpose(&[0, 1, 3, 2])?)?.astype(Dtype::Float32)?;
+    let scores = scores.multiply_scalar(shape.scale / cap)?.tanh()?.multiply_scalar(cap)?;
+    let seen = additive(shape.window, start, count)?;
+    let mut scores = scores.add(&seen)?;
+    if let Some(sinks) = rule.sinks {
+        let column = [grouped[0], grouped[1], 1, 1];
+        let sinks = sinks.astype(Dtype::Float32)?.reshape(&column)?;
+        let sinks = sinks.broadcast_to(&[grouped[0], grouped[1], grouped[2], 1])?;
+        scores = Array::concatenate(&[&scores, &sinks], 3)?;
+    }
+    let weights = scores.softmax(&[-1], true)?;
+    let weights = weights.slice(&[0; 4], &[grouped[0], grouped[1], grouped[2], length(total)])?;
+    let out = weights.astype(dtype)?.matmul(&side(values)?)?;
+    out.reshape(&[1, length(shape.heads), length(count), length(shape.head_dim)])
+}
+
+/// Rows of `x`, `[tokens, heads, head_dim]`.
+fn part(x: &Array, rows: &Range<usize>) -> Result<Array> {
+    let shape = x.shape();
+    if rows.len() == shape[0] as usize {
+        return Ok(x.clone());
+    }
+    x.slice(&[length(rows.start), 0, 0], &[length(rows.end), shape[1], shape[2]])
 }
 
 /// An owned attention mask.
@@ -156,20 +246,32 @@ impl OwnedMask {
 
 /// What the queries at `start..start + count` may see of the keys `0..start + count`.
 fn mask(window: Option<usize>, start: usize, count: usize, dtype: Dtype) -> Result<OwnedMask> {
-    let total = start + count;
     match window {
-        Some(window) if window < total => {
-            let row = |query: usize| {
-                (0..total).map(move |key| {
-                    let seen = key <= query && key + window > query;
-                    if seen { 0.0 } else { f32::NEG_INFINITY }
-                })
-            };
-            let values: Vec<f32> = (start..total).flat_map(row).collect();
-            let mask = Array::from_slice(&values, &[length(count), length(total)])?;
-            Ok(OwnedMask::Array(mask.astype(dtype)?))
+        Some(window) if window < start + count => {
+            Ok(OwnedMask::Array(additive(Some(window), start, count)?.astype(dtype)?))
         }
         _ if count == 1 => Ok(OwnedMask::None),
         _ => Ok(OwnedMask::Causal),
     }
 }
+
+/// The same as numbers to add to scores, f32 `[count, start + count]`.
+fn additive(window: Option<usize>, start: usize, count: usize) -> Result<Array> {
+    let total = start + count;
+    let row = |query: usize| {
+        (0..total).map(move |key| {
+            let seen = key <= query && window.is_none_or(|window| key + window > query);
+            if seen { 0.0 } else { f32::NEG_INFINITY }
+        })
+    };
+    let values: Vec<f32> = (start..total).flat_map(row).collect();
+    Array::from_slice(&values, &[length(count), length(total)])
+}
+
+/// A caller broke the cache's contract.
+fn defect(message: &str) -> Error {
+    Error { op: "attend", kind: ErrorKind::Argument, operands: String::new(), message: message.to_owned() }
+}
+
+/// Blocks of a pool when it is first used.
+const FIRST_BLOCKS: usize = 16;

@@ -1,181 +1,127 @@
 //! KV storage in host memory, attended by our CPU kernel.
 //!
-//! One f32 buffer a sequence, layer and side, laid out `[kv_heads, capacity, head_dim]` and grown by
-//! doubling. Writes happen inside the attention primitive, on the stream that evaluates it, so that
-//! steps see each other's keys in the order they were built.
+//! One f32 buffer a layer and side, laid out `[blocks, kv_heads, BLOCK_TOKENS, head_dim]`. Memory is taken by the
+//! system when a block is first written. Copies and writes happen inside the attention primitive, on the stream that
+//! evaluates it, so that steps see each other's keys in the order they were built.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use mlxcel_kernels::{CacheShape, SequenceKv};
+use mlxcel_kernels::{KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, SequenceKv, ShapeError};
 use mlxcel_mlx_bridge::{Array, Dtype, HostInput, HostOutput, Result, host_op_single};
 
-use super::{KvCache, not_open};
+use super::{AttentionRule, KvCache};
+use crate::blocks::{BLOCK_TOKENS, BlockId};
 use crate::decoder::{Attention, StepInputs, length};
-use crate::schedule::SequenceId;
+use crate::schedule::StepPlan;
 
-/// Tokens a new sequence has room for before its first growth.
-const FIRST_CAPACITY: usize = 128;
+const _: () = assert!(KV_BLOCK_TOKENS == BLOCK_TOKENS, "the kernels read the blocks the scheduler gives out");
 
 /// The KV cache of the CPU engine.
 pub(crate) struct HostKv {
-    layers: usize,
-    sequences: HashMap<SequenceId, Arc<[Mutex<LayerKv>]>>,
+    layers: Vec<Arc<Mutex<LayerPool>>>,
 }
 
-/// Keys and values of one sequence in one layer.
-#[derive(Default)]
-struct LayerKv {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    capacity: usize,
-    length: usize,
-}
-
-/// One span of a step, with the storage it writes to.
-struct BoundSpan {
-    storage: Arc<[Mutex<LayerKv>]>,
-    rows: std::ops::Range<usize>,
-    start: usize,
+/// Keys and values of all blocks in one layer.
+struct LayerPool {
+    shape: KvShape,
+    sides: [Vec<f32>; 2],
 }
 
 impl HostKv {
-    /// Storage for a decoder of `layers` layers.
-    pub(crate) fn new(layers: usize) -> Self {
-        Self { layers, sequences: HashMap::new() }
-    }
-
-    fn bind(&self, step: &StepInputs) -> Result<Vec<BoundSpan>> {
-        let spans = step.plan.spans.iter().zip(step.plan.rows());
-        spans
-            .map(|(span, rows)| {
-                let storage = self.sequences.get(&span.sequence).ok_or_else(|| not_open(span.sequence))?;
-                Ok(BoundSpan { storage: Arc::clone(storage), rows, start: span.start })
-            })
-            .collect()
+    /// Storage of `blocks` blocks for a decoder with these layers.
+    pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a Attention>, blocks: usize) -> Self {
+        let pool = |attention| Arc::new(Mutex::new(LayerPool::new(attention, blocks)));
+        Self { layers: layers.map(pool).collect() }
     }
 }
 
 impl KvCache for HostKv {
-    fn open(&mut self, sequence: SequenceId) {
-        let layers = (0..self.layers).map(|_| Mutex::new(LayerKv::default())).collect();
-        self.sequences.insert(sequence, layers);
+    fn begin(&mut self, _: &StepInputs) -> Result<()> {
+        Ok(())
     }
 
     fn attend(
         &mut self,
         layer: usize,
-        attention: &Attention,
-        query_key_value: [&Array; 3],
+        rule: AttentionRule<'_>,
+        [query, key, value]: [&Array; 3],
         step: &StepInputs,
     ) -> Result<Array> {
-        let spans = self.bind(step)?;
-        let attention = attention.clone();
-        let shape = [length(step.len), length(attention.heads), length(attention.head_dim)];
+        let (pool, plan) = (Arc::clone(&self.layers[layer]), Arc::clone(&step.plan));
+        let attention = rule.shape.clone();
+        let output = [length(step.len), length(attention.heads), length(attention.head_dim)];
+        let inputs: Vec<&Array> = [query, key, value].into_iter().chain(rule.sinks).collect();
         let kernel = move |inputs: &[HostInput<'_>], output: &mut HostOutput<'_>| {
-            let [query, key, value] = inputs else { return Err("attention takes q, k and v".to_owned()) };
-            let mut held: Vec<_> = spans.iter().map(|span| lock(&span.storage[layer])).collect();
-            for (span, kv) in spans.iter().zip(&mut held) {
-                kv.append(span, &attention, [key.as_f32()?, value.as_f32()?])?;
-            }
-            attend(&attention, query.as_f32()?, &spans, &held, output.as_f32_mut()?)
+            let [query, key, value, sinks @ ..] = inputs else {
+                return Err("attention takes q, k and v".to_owned());
+            };
+            // A poisoned lock means a kernel panicked; its step has failed, and its sequences with it.
+            let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+            let sinks = sinks.first().map(HostInput::as_f32).transpose()?;
+            let shape = attention_shape(&attention, sinks);
+            pool.write(&plan, [key.as_f32()?, value.as_f32()?]).map_err(|error| error.to_string())?;
+            pool.attend(&plan, &shape, query.as_f32()?, output.as_f32_mut()?)
+                .map_err(|error| error.to_string())
         };
-        host_op_single("attention", &query_key_value, &shape, Dtype::Float32, kernel)
-    }
-
-    fn close(&mut self, sequence: SequenceId) {
-        self.sequences.remove(&sequence);
-    }
-
-    fn bytes(&self) -> u64 {
-        let layers = self.sequences.values().flat_map(|layers| layers.iter());
-        layers
-            .map(|kv| {
-                let kv = lock(kv);
-                (kv.keys.len() + kv.values.len()) as u64 * 4
-            })
-            .sum()
+        host_op_single("attention", &inputs, &output, Dtype::Float32, kernel)
     }
 }
 
-impl LayerKv {
-    /// Appends the span's rows of keys and values, `[tokens, kv_heads, head_dim]`.
-    fn append(
-        &mut self,
-        span: &BoundSpan,
-        attention: &Attention,
-        sides: [&[f32]; 2],
-    ) -> std::result::Result<(), String> {
-        if span.start == 0 {
-            // The sequence begins, or begins again after it was preempted.
-            self.length = 0;
+impl LayerPool {
+    fn new(attention: &Attention, blocks: usize) -> Self {
+        let shape = KvShape { blocks, kv_heads: attention.kv_heads, head_dim: attention.head_dim };
+        // Zeroed by the system when a page is first touched.
+        Self { shape, sides: [(); 2].map(|()| vec![0.0; shape.side_len()]) }
+    }
+
+    /// Copies what the plan asks for, then writes the rows of every span, `[tokens, kv_heads, head_dim]`.
+    fn write(&mut self, plan: &StepPlan, rows: [&[f32]; 2]) -> std::result::Result<(), ShapeError> {
+        let width = self.shape.kv_heads * self.shape.head_dim;
+        for (side, rows) in self.sides.iter_mut().zip(rows) {
+            for copy in &plan.copies {
+                mlxcel_kernels::copy_kv([copy.from.0, copy.to.0], copy.tokens, &self.shape, side)?;
+            }
+            for (span, at) in plan.spans.iter().zip(plan.rows()) {
+                let to = KvSpan { blocks: numbers(&span.blocks), start: span.start };
+                mlxcel_kernels::write_kv(&rows[at.start * width..at.end * width], to, &self.shape, side)?;
+            }
         }
-        if self.length != span.start {
-            return Err(format!("a span starts at {}, its sequence has {} tokens", span.start, self.length));
-        }
-        let tokens = span.rows.len();
-        self.reserve(self.length + tokens, attention);
-        let shape = CacheShape {
-            kv_heads: attention.kv_heads,
-            capacity: self.capacity,
-            head_dim: attention.head_dim,
-        };
-        let width = attention.kv_heads * attention.head_dim;
-        for (side, store) in sides.into_iter().zip([&mut self.keys, &mut self.values]) {
-            let rows = &side[span.rows.start * width..span.rows.end * width];
-            mlxcel_kernels::append_kv(rows, self.length, &shape, store).map_err(|error| error.to_string())?;
-        }
-        self.length += tokens;
         Ok(())
     }
 
-    fn reserve(&mut self, tokens: usize, attention: &Attention) {
-        if tokens <= self.capacity {
-            return;
-        }
-        let capacity = tokens.next_power_of_two().max(FIRST_CAPACITY);
-        let (old, dim) = (self.capacity * attention.head_dim, attention.head_dim);
-        for store in [&mut self.keys, &mut self.values] {
-            let mut grown = vec![0.0; attention.kv_heads * capacity * dim];
-            for head in 0..attention.kv_heads {
-                let valid = self.length * dim;
-                grown[head * capacity * dim..][..valid].copy_from_slice(&store[head * old..][..valid]);
-            }
-            *store = grown;
-        }
-        self.capacity = capacity;
+    fn attend(
+        &self,
+        plan: &StepPlan,
+        shape: &mlxcel_kernels::AttentionShape<'_>,
+        query: &[f32],
+        out: &mut [f32],
+    ) -> std::result::Result<(), ShapeError> {
+        let spans = plan.spans.iter().zip(plan.rows()).zip(plan.lengths());
+        let sequences: Vec<SequenceKv<'_>> = spans
+            .map(|((span, queries), length)| SequenceKv { queries, blocks: numbers(&span.blocks), length })
+            .collect();
+        let [keys, values] = &self.sides;
+        let pool = KvPool { shape: self.shape, keys, values };
+        mlxcel_kernels::attention(query, &pool, &sequences, shape, out)
     }
 }
 
-fn attend(
+fn attention_shape<'a>(
     attention: &Attention,
-    query: &[f32],
-    spans: &[BoundSpan],
-    held: &[MutexGuard<'_, LayerKv>],
-    out: &mut [f32],
-) -> std::result::Result<(), String> {
-    let sequences: Vec<SequenceKv<'_>> = spans
-        .iter()
-        .zip(held)
-        .map(|(span, kv)| SequenceKv {
-            queries: span.rows.clone(),
-            keys: &kv.keys,
-            values: &kv.values,
-            capacity: kv.capacity,
-            length: kv.length,
-        })
-        .collect();
-    let shape = mlxcel_kernels::AttentionShape {
+    sinks: Option<&'a [f32]>,
+) -> mlxcel_kernels::AttentionShape<'a> {
+    mlxcel_kernels::AttentionShape {
         heads: attention.heads,
         kv_heads: attention.kv_heads,
         head_dim: attention.head_dim,
         scale: attention.scale,
         window: attention.window,
-    };
-    mlxcel_kernels::attention(query, &sequences, &shape, out).map_err(|error| error.to_string())
+        soft_cap: attention.soft_cap,
+        sinks,
+    }
 }
 
-/// A poisoned lock means a kernel panicked; its step has failed and its sequences will be closed.
-fn lock(kv: &Mutex<LayerKv>) -> MutexGuard<'_, LayerKv> {
-    kv.lock().unwrap_or_else(PoisonError::into_inner)
+/// The blocks' numbers, as the kernels want them.
+fn numbers(blocks: &[BlockId]) -> &[u32] {
+    bytemuck::cast_slice(blocks)
 }

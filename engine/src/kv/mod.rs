@@ -1,50 +1,50 @@
 //! Keys and values of every sequence in flight.
 //!
-//! One interface, `KvCache`: room for a sequence, attention that writes and reads it, release.
-//! Storage is contiguous per sequence: in host memory for our CPU kernels (`HostKv`), in MLX arrays
-//! for everything else (`GraphKv`). Who runs when is the scheduler's decision.
+//! A pool of blocks for each layer and side; which sequence uses which block is said by the plan of each step
+//! (`blocks` keeps the books, the scheduler decides). One interface, `KvCache`: attention that writes and reads the
+//! pool. In host memory for our CPU kernels (`HostKv`), in MLX arrays for everything else (`GraphKv`).
 
 mod graph;
 mod host;
+#[cfg(test)]
+mod twins;
 
 pub(crate) use graph::GraphKv;
 pub(crate) use host::HostKv;
 
-use mlxcel_mlx_bridge::{Array, Error, ErrorKind, Result};
+use mlxcel_mlx_bridge::{Array, Result};
 
 use crate::decoder::{Attention, StepInputs};
-use crate::schedule::SequenceId;
 
 /// The KV cache of one rank.
+///
+/// Steps are evaluated in the order they were built, on one stream: what a step writes is there for the next, and a
+/// block given to another sequence is not written before all earlier steps have read it.
 pub(crate) trait KvCache {
-    /// Begins a sequence; its first span starts at position 0.
-    fn open(&mut self, sequence: SequenceId);
-
-    /// Appends the step's keys and values, `[tokens, kv_heads, head_dim]`, to their sequences in
-    /// `layer` and attends with its queries, `[tokens, heads, head_dim]`: `[tokens, heads, head_dim]`.
+    /// Prepares for a step. Called once for each, before its first layer.
     ///
     /// # Errors
-    /// When shapes disagree with `attention` or a sequence of the step is not open.
+    /// When the step names a block the pool does not have, or MLX refuses.
+    fn begin(&mut self, step: &StepInputs) -> Result<()>;
+
+    /// Does the step's copies in `layer`, writes its keys and values, `[tokens, kv_heads, head_dim]`, to the blocks of
+    /// its spans, and attends with its queries, `[tokens, heads, head_dim]`: `[tokens, heads, head_dim]`.
+    ///
+    /// # Errors
+    /// When shapes disagree with `rule`, or a span's blocks have no room for its tokens.
     fn attend(
         &mut self,
         layer: usize,
-        attention: &Attention,
+        rule: AttentionRule<'_>,
         query_key_value: [&Array; 3],
         step: &StepInputs,
     ) -> Result<Array>;
-
-    /// Forgets a sequence. Its last step has been evaluated.
-    fn close(&mut self, sequence: SequenceId);
-
-    /// Bytes held now.
-    fn bytes(&self) -> u64;
 }
 
-fn not_open(sequence: SequenceId) -> Error {
-    defect(&format!("sequence {} is not open", sequence.0))
-}
-
-/// A caller broke the cache's contract.
-fn defect(message: &str) -> Error {
-    Error { op: "attend", kind: ErrorKind::Argument, operands: String::new(), message: message.to_owned() }
+/// What attention computes in one layer.
+#[derive(Clone, Copy)]
+pub(crate) struct AttentionRule<'a> {
+    pub(crate) shape: &'a Attention,
+    /// `[heads]`, where `shape` names them.
+    pub(crate) sinks: Option<&'a Array>,
 }

@@ -83,6 +83,11 @@ impl StepPlan {
             .collect()
     }
 
+    /// Tokens a span's sequence has after the step, in span order.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        self.spans.iter().map(|span| span.start + span.tokens.len())
+    }
+
     /// Rows whose logits are wanted, in span order.
     pub fn sampled_rows(&self) -> Vec<u32> {
         self.spans
@@ -119,6 +124,7 @@ mod tests {
         assert_eq!(tokens, known(&[7, 3, 4, 5, 8, 9]));
         assert_eq!(plan.positions(), [12, 0, 1, 2, 4, 5]);
         assert_eq!(plan.rows(), [0..1, 1..4, 4..6]);
+        assert_eq!(plan.lengths().collect::<Vec<_>>(), [13, 3, 6]);
         assert_eq!(plan.sampled_rows(), [0, 5]);
         assert_eq!(plan.sampled_sequences().collect::<Vec<_>>(), [SequenceId(1), SequenceId(3)]);
     }

@@ -20,6 +20,8 @@ struct Account {
     /// Choices that have not ended; 0 once the request has.
     open: u32,
     prompt_tokens: u32,
+    /// Of the choice that began first.
+    cached_tokens: Option<u32>,
     completion_tokens: u32,
     admitted: Instant,
     first_token: Option<Instant>,
@@ -34,6 +36,7 @@ impl Answer {
             started: false,
             open: choices,
             prompt_tokens,
+            cached_tokens: None,
             completion_tokens: 0,
             admitted: now,
             first_token: None,
@@ -64,6 +67,11 @@ impl Answer {
         }
     }
 
+    /// So much of the prompt was in the KV cache when a choice began.
+    pub(super) fn cached(&self, tokens: usize) {
+        self.lock().cached_tokens.get_or_insert(u32::try_from(tokens).unwrap_or(u32::MAX));
+    }
+
     /// Counts a token of any choice.
     pub(super) fn token(&self, now: Instant) {
         let mut account = self.lock();
@@ -79,6 +87,7 @@ impl Answer {
             let finish = Finish {
                 reason,
                 prompt_tokens: account.prompt_tokens,
+                cached_tokens: account.cached_tokens.unwrap_or(0),
                 completion_tokens: account.completion_tokens,
                 prefill: first.saturating_duration_since(account.admitted),
                 decode: now.saturating_duration_since(first),

@@ -102,6 +102,7 @@ fn nothing(start: &Start) -> Finish {
     Finish {
         reason: FinishReason::Cancelled,
         prompt_tokens: u32::try_from(start.prompt.len()).unwrap_or(u32::MAX),
+        cached_tokens: 0,
         completion_tokens: 0,
         prefill: Duration::ZERO,
         decode: Duration::ZERO,

@@ -180,6 +180,6 @@ fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {
 /// Blocks of KV cache that fit beside the weights, at most `wanted`.
 fn kv_blocks(model: &Model, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
     let free = device.info().memory_bytes.saturating_sub(weight_bytes) as f64 * KV_MEMORY_SHARE;
-    let fitting = free / (model.kv_bytes_per_token() * BLOCK_TOKENS as u64) as f64;
+    let fitting = free / model.kv_block_bytes() as f64;
     wanted.min(fitting as usize)
 }

@@ -76,7 +76,6 @@ impl EngineThread {
         let text = (detokenizer, StopMatcher::new(&start.limits.stop));
         let stream = Stream::new(answer.clone(), choice, text).with_markup(start.markup.as_ref());
         self.delivery.push(name, Instant::now(), Update::Open(Box::new(stream)));
-        self.cache.open(name);
         self.sequences.insert(name, sequence);
         Ok(name)
     }

@@ -30,6 +30,7 @@ pub(super) struct Sequence {
     launched: u32,
     repetition: Option<RepetitionDetector>,
     timeout: Option<Duration>,
+    begun: bool,
 }
 
 impl Sequence {
@@ -57,7 +58,15 @@ impl Sequence {
             launched: 0,
             repetition: start.limits.repetition.map(RepetitionDetector::new),
             timeout: start.turn.deadline,
+            begun: false,
         })
+    }
+
+    /// Its tokens from `position` on are being computed; those before its first one were in the KV cache.
+    pub(super) fn computes_from(&mut self, position: usize) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.answer.cached(position);
+        }
     }
 
     /// Counts a token that is being computed; true unless it is the last the request may have.

@@ -17,10 +17,12 @@ use crate::event::GenerateError;
 use crate::sampling::{Choice, SharedRow, choose_rows};
 use crate::schedule::{SequenceId, StepPlan, Token};
 
+/// A sequence of a step, and how many of its tokens are computed after it.
+type Member = (SequenceId, usize);
+
 /// A step that has been launched and not read.
 pub(super) struct Launched {
-    /// Every sequence of the step.
-    members: Vec<SequenceId>,
+    members: Vec<Member>,
     outcome: Outcome,
 }
 
@@ -61,7 +63,7 @@ pub(super) fn settle(engine: &mut EngineThread) {
     }
 }
 
-type LaunchError = (Vec<SequenceId>, mlxcel_mlx_bridge::Error);
+type LaunchError = (Vec<Member>, mlxcel_mlx_bridge::Error);
 
 fn launch(
     engine: &mut EngineThread,
@@ -74,7 +76,12 @@ fn launch(
     }
     let figures = [("tokens", plan.len() as u64), ("sequences", plan.spans.len() as u64)];
     engine.recorder.end("plan", begin, figures);
-    let members: Vec<SequenceId> = plan.spans.iter().map(|span| span.sequence).collect();
+    let members: Vec<Member> = plan.spans.iter().map(|span| span.sequence).zip(plan.lengths()).collect();
+    for span in &plan.spans {
+        if let Some(sequence) = engine.sequences.get_mut(&span.sequence) {
+            sequence.computes_from(span.start);
+        }
+    }
     let begin = engine.recorder.begin();
     let outcome = compute(engine, plan, previous);
     engine.recorder.end("build", begin, figures);
@@ -132,10 +139,14 @@ fn read(engine: &mut EngineThread, step: Launched) {
     let done = eval(&[array]);
     engine.recorder.end("wait", begin, [("sequences", step.members.len() as u64)]);
     let begin = engine.recorder.begin();
-    let done = done.and_then(|()| match &step.outcome {
-        Outcome::Computed(_) => Ok(()),
-        Outcome::Tokens(tokens, choices) => read_tokens(engine, tokens, choices.as_ref()),
-        Outcome::Logits(sequences, logits) => read_logits(engine, sequences, logits),
+    let done = done.and_then(|()| {
+        // What the step wrote is in the pool now, and others may share it.
+        step.members.iter().for_each(|&(name, tokens)| engine.scheduler.computed(name, tokens));
+        match &step.outcome {
+            Outcome::Computed(_) => Ok(()),
+            Outcome::Tokens(tokens, choices) => read_tokens(engine, tokens, choices.as_ref()),
+            Outcome::Logits(sequences, logits) => read_logits(engine, sequences, logits),
+        }
     });
     engine.recorder.end("read", begin, [("tokens", sampled as u64)]);
     if let Err(error) = done {
@@ -177,7 +188,7 @@ fn deliver(engine: &mut EngineThread, name: SequenceId, choice: RowChoice) {
     let Some(sequence) = engine.sequences.get_mut(&name) else { return };
     let choice = match choice {
         Ok(choice) => choice,
-        Err(error) => return fail(engine, &[name], &error.to_string()),
+        Err(error) => return fail(engine, &[(name, 0)], &error.to_string()),
     };
     let token = choice.token;
     let (updates, ended) = sequence.push(choice);
@@ -191,8 +202,8 @@ fn deliver(engine: &mut EngineThread, name: SequenceId, choice: RowChoice) {
     }
 }
 
-fn fail(engine: &mut EngineThread, members: &[SequenceId], reason: &str) {
-    for &name in members {
+fn fail(engine: &mut EngineThread, members: &[Member], reason: &str) {
+    for &(name, _) in members {
         let error = GenerateError::Internal(format!("a step failed: {reason}"));
         engine.end(name, Ending::Failed(error));
     }

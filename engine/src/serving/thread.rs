@@ -130,7 +130,7 @@ impl EngineThread {
     ) -> std::io::Result<Self> {
         let recorder = Recorder::new(trace.is_some());
         Ok(Self {
-            cache: model.cache(),
+            cache: model.cache(scheduler.store().total()),
             model,
             scheduler,
             sequences: BTreeMap::new(),
@@ -231,7 +231,6 @@ impl EngineThread {
     /// Forgets a sequence everywhere but in its request's stream.
     pub(super) fn remove(&mut self, name: SequenceId) {
         self.scheduler.remove(name);
-        self.cache.close(name);
         self.sequences.remove(&name);
     }
 
@@ -270,6 +269,8 @@ impl EngineThread {
     }
 
     fn publish(&self) {
-        self.state.publish(&self.scheduler, self.cache.bytes());
+        let store = self.scheduler.store();
+        let held = (store.total() - store.available()) as u64;
+        self.state.publish(&self.scheduler, held * self.model.kv_block_bytes());
     }
 }

@@ -125,6 +125,7 @@ impl Sequence {
         (self.events)(Event::Finished(Finish {
             reason,
             prompt_tokens: self.prompt_tokens,
+            cached_tokens: 0,
             completion_tokens: self.generated,
             prefill: first - self.admitted,
             decode: now - first,

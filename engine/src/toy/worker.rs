@@ -112,6 +112,7 @@ impl Worker {
             (waiting.events)(Event::Finished(Finish {
                 reason: FinishReason::Cancelled,
                 prompt_tokens: waiting.prepared.tokens.len() as u32,
+                cached_tokens: 0,
                 completion_tokens: 0,
                 prefill: Duration::ZERO,
                 decode: Duration::ZERO,

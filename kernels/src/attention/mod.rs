@@ -1,15 +1,16 @@
-//! Causal attention of a ragged batch over contiguous caches.
+//! Causal attention of a ragged batch over a pool of blocks.
 //!
-//! Every sequence brings its own queries, keys and values; softmax is computed online, so no score matrix is
-//! stored. Knows no positions but those that follow from a cache's length; who keeps the caches, and
-//! rotates what goes into them, is the caller.
+//! Every sequence brings its own queries and names the blocks its keys and values lie in; softmax is computed online,
+//! so no score matrix is stored. Knows no positions but those that follow from a sequence's length; who gives out
+//! blocks, and rotates what goes into them, is the caller.
 
-mod append;
+mod cache;
 mod few;
 mod plan;
+mod soft_cap;
 mod tile;
 
-pub use append::{CacheShape, append_kv};
+pub use cache::{KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, copy_kv, write_kv};
 
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ use crate::simd::{Level, dispatch};
 
 /// Sizes and rules of an attention layer.
 #[derive(Debug, Clone, Copy)]
-pub struct AttentionShape {
+pub struct AttentionShape<'a> {
     /// Query heads, a multiple of `kv_heads`; head `h` reads key head `h * kv_heads / heads`.
     pub heads: usize,
     /// Key and value heads.
@@ -31,62 +32,66 @@ pub struct AttentionShape {
     pub scale: f32,
     /// A query at position `p` sees keys after position `p - window` only.
     pub window: Option<usize>,
+    /// Scores become `c * tanh(score / c)` before they are masked (Gemma 2).
+    pub soft_cap: Option<f32>,
+    /// One more logit for each query head in the denominator of its softmax, `[heads]` (gpt-oss).
+    pub sinks: Option<&'a [f32]>,
 }
 
-/// A sequence's queries and its cache, which already holds the queries' own keys and values.
+/// A sequence's queries and its blocks, which already hold the queries' own keys and values.
 #[derive(Debug, Clone)]
 pub struct SequenceKv<'a> {
     /// Rows of the queries in the batch: the last `queries.len()` of the `length` tokens.
     pub queries: Range<usize>,
-    /// `[kv_heads, capacity, head_dim]`.
-    pub keys: &'a [f32],
-    /// `[kv_heads, capacity, head_dim]`.
-    pub values: &'a [f32],
-    /// Tokens there is room for.
-    pub capacity: usize,
+    /// Token `t` is in block `blocks[t / KV_BLOCK_TOKENS]` of the pool; sequences may share blocks.
+    pub blocks: &'a [u32],
     /// Tokens held, the queries' included.
     pub length: usize,
 }
 
 /// Attends with `q`, `[tokens, heads, head_dim]`, writing `out` of the same shape.
 ///
-/// Rows of `out` that no sequence names stay as they are.
+/// Rows of `out` that no sequence names stay as they are. Few queries are cut along the keys, so that threads share
+/// long contexts, many along the queries.
 ///
 /// # Errors
 /// [`ShapeError`] when a size disagrees, or two sequences name the same row.
 pub fn attention(
     q: &[f32],
+    kv: &KvPool<'_>,
     sequences: &[SequenceKv<'_>],
-    shape: &AttentionShape,
+    shape: &AttentionShape<'_>,
     out: &mut [f32],
 ) -> Result<(), ShapeError> {
     check(q, sequences, shape, out.len())?;
+    check_pool(kv, sequences, shape)?;
     if shape.heads == 0 || shape.head_dim == 0 {
         return Ok(());
     }
     let level = Level::current();
-    let plan = plan::Plan::new(sequences, shape, pool().threads());
+    let plan = plan::Plan::new(sequences, shape);
     let mut partial = Scratch::new(plan.partial_len);
-    let partials = Disjoint::new(&mut partial);
-    let outs = Disjoint::new(out);
+    let (partials, outs) = (&Disjoint::new(&mut partial), &Disjoint::new(out));
+    let batch = &Batch { shape, kv, sequences, q };
     pool().parallel_for(plan.tasks.len(), |index| match &plan.tasks[index] {
-        plan::Task::Few(task) => dispatch(
-            level,
-            few::Attend { shape, sequence: &sequences[task.sequence], q, task, partials: &partials },
-        ),
-        plan::Task::Tile(task) => {
-            dispatch(level, tile::Attend { shape, sequence: &sequences[task.sequence], q, task, out: &outs })
-        }
+        plan::Task::Few(task) => dispatch(level, few::Attend { batch, task, partials }),
+        plan::Task::Tile(task) => dispatch(level, tile::Attend { batch, task, out: outs }),
     });
     pool().parallel_for(plan.merges.len(), |index| {
-        let merge = &plan.merges[index];
-        let sequence = &sequences[merge.sequence];
-        dispatch(level, few::Join { shape, sequence, merge, partials: &partials, out: &outs });
+        dispatch(level, few::Join { batch, merge: &plan.merges[index], partials, out: outs });
     });
     Ok(())
 }
 
-impl AttentionShape {
+/// What every task of a call reads.
+struct Batch<'a> {
+    shape: &'a AttentionShape<'a>,
+    kv: &'a KvPool<'a>,
+    sequences: &'a [SequenceKv<'a>],
+    q: &'a [f32],
+}
+
+impl AttentionShape<'_> {
     /// Query heads a key head serves.
     fn group(&self) -> usize {
         self.heads / self.kv_heads
@@ -98,6 +103,11 @@ impl AttentionShape {
         let token = sequence.queries.start + row / self.group();
         let head = kv_head * self.group() + row % self.group();
         (token * self.heads + head) * self.head_dim
+    }
+
+    /// The sink of that query's head.
+    fn sink(&self, kv_head: usize, row: usize) -> Option<f32> {
+        self.sinks.map(|sinks| sinks[kv_head * self.group() + row % self.group()])
     }
 
     /// The position of that query.
@@ -114,7 +124,7 @@ impl AttentionShape {
 fn check(
     q: &[f32],
     sequences: &[SequenceKv<'_>],
-    shape: &AttentionShape,
+    shape: &AttentionShape<'_>,
     out_len: usize,
 ) -> Result<(), ShapeError> {
     if shape.kv_heads == 0 || !shape.heads.is_multiple_of(shape.kv_heads) {
@@ -127,16 +137,18 @@ fn check(
     if shape.window == Some(0) {
         return Err(ShapeError::Bounds { what: "window", least: 1, most: usize::MAX, found: 0 });
     }
+    if let Some(sinks) = shape.sinks {
+        expect_len("sinks", sinks.len(), &[shape.heads])?;
+    }
     for sequence in sequences {
-        let (queries, length) = (&sequence.queries, sequence.length);
+        let queries = &sequence.queries;
         if queries.start > queries.end || queries.end > tokens {
             return Err(ShapeError::Row { id: queries.end, rows: tokens });
         }
-        expect_len("keys", sequence.keys.len(), &[shape.kv_heads, sequence.capacity, shape.head_dim])?;
-        expect_len("values", sequence.values.len(), &[shape.kv_heads, sequence.capacity, shape.head_dim])?;
-        let (least, most) = (queries.len(), sequence.capacity);
-        if length < least || length > most {
-            return Err(ShapeError::Bounds { what: "cache length", least, most, found: length });
+        let (least, most) = (queries.len(), sequence.blocks.len() * KV_BLOCK_TOKENS);
+        if sequence.length < least || sequence.length > most {
+            let found = sequence.length;
+            return Err(ShapeError::Bounds { what: "tokens of a sequence", least, most, found });
         }
     }
     let mut ranges: Vec<_> = sequences.iter().map(|s| &s.queries).filter(|r| !r.is_empty()).collect();
@@ -150,4 +162,22 @@ fn check(
         }),
         None => Ok(()),
     }
+}
+
+fn check_pool(
+    kv: &KvPool<'_>,
+    sequences: &[SequenceKv<'_>],
+    shape: &AttentionShape<'_>,
+) -> Result<(), ShapeError> {
+    let KvShape { kv_heads, head_dim, .. } = kv.shape;
+    for (what, expected, found) in
+        [("heads of the pool", shape.kv_heads, kv_heads), ("head size of the pool", shape.head_dim, head_dim)]
+    {
+        if expected != found {
+            return Err(ShapeError::Bounds { what, least: expected, most: expected, found });
+        }
+    }
+    kv.shape.check("keys", kv.keys.len())?;
+    kv.shape.check("values", kv.values.len())?;
+    sequences.iter().try_for_each(|sequence| kv.shape.check_table(sequence.blocks, sequence.length))
 }

@@ -1,6 +1,6 @@
 //! How the work of one call is cut into tasks.
 //!
-//! A pure function of the shapes and the number of threads; touches no data. Few queries are cut along the keys,
+//! A pure function of the shapes; touches no data. Few queries are cut along the keys,
 //! many along the queries. The pool decides who runs what.
 
 use std::ops::Range;
@@ -47,16 +47,13 @@ pub(super) struct Merge {
 }
 
 impl Plan {
-    pub(super) fn new(sequences: &[SequenceKv<'_>], shape: &AttentionShape, threads: usize) -> Self {
+    pub(super) fn new(sequences: &[SequenceKv<'_>], shape: &AttentionShape<'_>) -> Self {
         let mut plan = Self { tasks: Vec::new(), merges: Vec::new(), partial_len: 0 };
-        let few = |s: &SequenceKv<'_>| s.queries.len() * shape.group() <= FEW_ROWS;
-        let keys: usize = sequences.iter().filter(|s| few(s)).map(|s| s.length * shape.kv_heads).sum();
-        let span = (keys / (4 * threads)).max(LEAST_SPAN).next_multiple_of(LEAST_SPAN);
         for (index, sequence) in sequences.iter().enumerate() {
             for kv_head in 0..shape.kv_heads {
                 match sequence.queries.len() * shape.group() {
                     0 => {}
-                    rows if rows <= FEW_ROWS => plan.few(sequence, shape, (index, kv_head), span),
+                    rows if rows <= FEW_ROWS => plan.few(sequence, shape, (index, kv_head)),
                     rows => plan.tiles(index, kv_head, rows),
                 }
             }
@@ -67,11 +64,12 @@ impl Plan {
     fn few(
         &mut self,
         sequence: &SequenceKv<'_>,
-        shape: &AttentionShape,
+        shape: &AttentionShape<'_>,
         (index, kv_head): (usize, usize),
-        span: usize,
     ) {
         let seen = shape.first_seen(sequence.length - sequence.queries.len())..sequence.length;
+        // Of its own length only: a token's output must not depend on what else is in the batch, nor on the machine.
+        let span = (seen.len() / MOST_PARTS).max(LEAST_SPAN).next_multiple_of(LEAST_SPAN);
         let parts = seen.len().div_ceil(span);
         let size = partial_size(sequence, shape);
         self.merges.push(Merge { sequence: index, kv_head, partial: self.partial_len, parts });
@@ -92,7 +90,7 @@ impl Plan {
 }
 
 /// Floats of one partial result: for each row the largest score, the sum of exponentials, the weighted values.
-pub(super) fn partial_size(sequence: &SequenceKv<'_>, shape: &AttentionShape) -> usize {
+pub(super) fn partial_size(sequence: &SequenceKv<'_>, shape: &AttentionShape<'_>) -> usize {
     sequence.queries.len() * shape.group() * (shape.head_dim + 2)
 }
 
@@ -100,5 +98,7 @@ pub(super) fn partial_size(sequence: &SequenceKv<'_>, shape: &AttentionShape) ->
 pub(super) const FEW_ROWS: usize = 8;
 /// Queries of a tile task: a multiple of the tile of every instruction set.
 pub(super) const TILE_ROWS: usize = 32;
+/// About as many tasks a key head's keys are cut into at most.
+const MOST_PARTS: usize = 16;
 /// Fewest keys worth a task.
-const LEAST_SPAN: usize = 64;
+const LEAST_SPAN: usize = 128;

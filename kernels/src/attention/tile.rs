@@ -3,18 +3,18 @@
 //! Scores and output are small matrix products and softmax runs lane by lane, so nothing is summed across lanes;
 //! the queries of all heads that share the key head stand side by side. Knows no other tile; `plan` cuts them.
 
+use super::cache::{CHUNK, chunks};
 use super::few::LOWEST;
 use super::plan::TileTask;
-use super::{AttentionShape, SequenceKv};
+use super::soft_cap::soft_cap;
+use super::{Batch, SequenceKv};
 use crate::memory::{Disjoint, Scratch};
 use crate::microkernel::{Left, Right, Sums, multiply};
 use crate::simd::{Kernel, MAX_LANES, Simd, exp};
 
 /// Attends with some queries over all keys they see.
 pub(super) struct Attend<'a> {
-    pub(super) shape: &'a AttentionShape,
-    pub(super) sequence: &'a SequenceKv<'a>,
-    pub(super) q: &'a [f32],
+    pub(super) batch: &'a Batch<'a>,
     pub(super) task: &'a TileTask,
     pub(super) out: &'a Disjoint<'a>,
 }
@@ -47,19 +47,24 @@ struct State<F> {
 }
 
 impl Attend<'_> {
+    fn sequence(&self) -> &SequenceKv<'_> {
+        &self.batch.sequences[self.task.sequence]
+    }
+
     #[inline(always)]
     fn tile<S: Simd, const M: usize>(&self, s: S, rows: std::ops::Range<usize>) {
-        let (d, width) = (self.shape.head_dim, 2 * S::LANES);
-        let mut buffer = Scratch::new(2 * d * width + KEYS * width);
+        let (shape, sequence) = (self.batch.shape, self.sequence());
+        let (d, width) = (shape.head_dim, 2 * S::LANES);
+        let mut buffer = Scratch::new(2 * d * width + CHUNK * width);
         let (queries, rest) = buffer.split_at_mut(d * width);
         let (out, scores) = rest.split_at_mut(d * width);
         out.fill(0.0);
         self.pack(&rows, width, queries);
-        let first = self.shape.position(self.sequence, rows.start);
-        let last = self.shape.position(self.sequence, rows.end - 1);
+        let first = shape.position(sequence, rows.start);
+        let last = shape.position(sequence, rows.end - 1);
         let mut positions = [last as f32; 2 * MAX_LANES];
         for (lane, row) in rows.clone().enumerate() {
-            positions[lane] = self.shape.position(self.sequence, row) as f32;
+            positions[lane] = shape.position(sequence, row) as f32;
         }
         let mut state = State {
             largest: [s.splat(LOWEST); 2],
@@ -67,24 +72,37 @@ impl Attend<'_> {
             // SAFETY: there are `2 * MAX_LANES` positions.
             position: unsafe { [s.load(positions.as_ptr()), s.load(positions.as_ptr().add(S::LANES))] },
         };
-        for key in (self.shape.first_seen(first)..last + 1).step_by(KEYS) {
-            let count = KEYS.min(last + 1 - key);
-            let line = (self.task.kv_head * self.sequence.capacity + key) * d;
-            let keys = self.sequence.keys[line..line + count * d].as_ptr();
-            let values = self.sequence.values[line..line + count * d].as_ptr();
-            // SAFETY: `keys` and `values` hold `count` rows of `d`, the buffers `d` and `KEYS` rows of `width`.
-            unsafe {
-                let left = Left { start: keys, row: d, step: 1 };
+        for keys in chunks(shape.first_seen(first)..last + 1) {
+            let parts = self.batch.kv.parts(sequence.blocks, self.task.kv_head, keys.clone());
+            let scores = &mut scores[..keys.len() * width];
+            let mut rest = &mut scores[..];
+            for part in parts {
+                let (scores, behind) = rest.split_at_mut(part.tokens * width);
+                let left = Left { start: part.keys.as_ptr(), row: d, step: 1 };
                 let right = Right { start: queries.as_ptr(), depth: d };
-                rows_times::<S, M>(s, left, count, right, Sums { start: scores.as_mut_ptr(), add: false });
-                let all_see = key + count <= first + 1 && key >= self.shape.first_seen(last);
-                if !all_see {
-                    self.mask(s, &state, key, &mut scores[..count * width]);
-                }
-                soften(s, &mut state, &mut scores[..count * width], out);
-                let left = Left { start: values, row: 1, step: d };
-                let right = Right { start: scores.as_ptr(), depth: count };
-                rows_times::<S, M>(s, left, d, right, Sums { start: out.as_mut_ptr(), add: true });
+                let sums = Sums { start: scores.as_mut_ptr(), add: false };
+                // SAFETY: `keys` holds rows of `d`, `scores` as many of `width`, `queries` `d` of `width`.
+                unsafe { rows_times::<S, M>(s, left, part.tokens, right, sums) };
+                rest = behind;
+            }
+            if let Some(cap) = shape.soft_cap {
+                soft_cap(s, cap, scores);
+            }
+            let all_see = keys.end <= first + 1 && keys.start >= shape.first_seen(last);
+            if !all_see {
+                self.mask(s, &state, keys.start, scores);
+            }
+            soften(s, &mut state, scores, out);
+            let mut rest = &scores[..];
+            for part in parts {
+                let count = part.tokens;
+                let (weights, behind) = rest.split_at(count * width);
+                let left = Left { start: part.values.as_ptr(), row: 1, step: d };
+                let right = Right { start: weights.as_ptr(), depth: count };
+                let sums = Sums { start: out.as_mut_ptr(), add: true };
+                // SAFETY: `values` holds `count` rows of `d`, `weights` as many and `out` `d` of `width`.
+                unsafe { rows_times::<S, M>(s, left, d, right, sums) };
+                rest = behind;
             }
         }
         self.write(s, &state, &rows, out);
@@ -93,12 +111,12 @@ impl Attend<'_> {
     /// The queries, scaled and transposed: `[head_dim, width]`.
     #[inline(always)]
     fn pack(&self, rows: &std::ops::Range<usize>, width: usize, queries: &mut [f32]) {
-        let d = self.shape.head_dim;
+        let d = self.batch.shape.head_dim;
         queries.fill(0.0);
         for (lane, row) in rows.clone().enumerate() {
-            let offset = self.shape.offset(self.sequence, self.task.kv_head, row);
-            for (i, value) in self.q[offset..offset + d].iter().enumerate() {
-                queries[i * width + lane] = value * self.shape.scale;
+            let offset = self.batch.shape.offset(self.sequence(), self.task.kv_head, row);
+            for (i, value) in self.batch.q[offset..offset + d].iter().enumerate() {
+                queries[i * width + lane] = value * self.batch.shape.scale;
             }
         }
     }
@@ -114,7 +132,7 @@ impl Attend<'_> {
                 unsafe {
                     let mut score = s.load(line.as_ptr());
                     score = s.select_less(state.position[v], key, never, score);
-                    if let Some(window) = self.shape.window {
+                    if let Some(window) = self.batch.shape.window {
                         let unseen = s.sub(state.position[v], s.splat(window as f32));
                         score = s.select_less(unseen, key, score, never);
                     }
@@ -127,14 +145,22 @@ impl Attend<'_> {
     /// Divides by the sums and writes the rows to their places.
     #[inline(always)]
     fn write<S: Simd>(&self, s: S, state: &State<S::F>, rows: &std::ops::Range<usize>, out: &[f32]) {
-        let (d, width) = (self.shape.head_dim, 2 * S::LANES);
+        let (d, width) = (self.batch.shape.head_dim, 2 * S::LANES);
+        let mut sinks = [f32::NEG_INFINITY; 2 * MAX_LANES];
+        for (lane, row) in rows.clone().enumerate() {
+            sinks[lane] = self.batch.shape.sink(self.task.kv_head, row).unwrap_or(f32::NEG_INFINITY);
+        }
         let mut factors = [0.0; 2 * MAX_LANES];
-        for (v, &sum) in state.sum.iter().enumerate() {
-            // SAFETY: there are `2 * MAX_LANES` factors.
-            unsafe { s.store(factors.as_mut_ptr().add(v * S::LANES), s.div(s.splat(1.0), sum)) };
+        for (v, (&sum, &largest)) in state.sum.iter().zip(&state.largest).enumerate() {
+            // SAFETY: there are `2 * MAX_LANES` sinks and factors.
+            unsafe {
+                let sink = exp(s, s.sub(s.load(sinks.as_ptr().add(v * S::LANES)), largest));
+                let factor = s.div(s.splat(1.0), s.add(sum, sink));
+                s.store(factors.as_mut_ptr().add(v * S::LANES), factor);
+            }
         }
         for (lane, row) in rows.clone().enumerate() {
-            let offset = self.shape.offset(self.sequence, self.task.kv_head, row);
+            let offset = self.batch.shape.offset(self.sequence(), self.task.kv_head, row);
             // SAFETY: each query belongs to one tile.
             let to = unsafe { self.out.part(offset..offset + d) };
             for (i, to) in to.iter_mut().enumerate() {
@@ -197,6 +223,3 @@ unsafe fn rows_times<S: Simd, const M: usize>(s: S, a: Left, rows: usize, b: Rig
         }
     }
 }
-
-/// Keys taken at a time.
-const KEYS: usize = 64;

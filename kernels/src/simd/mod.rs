@@ -13,12 +13,14 @@ mod level;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+mod tanh;
 
 pub(crate) use element::Element;
 pub(crate) use exp::exp;
 pub use level::{Level, with_level};
 pub(crate) use level::{dispatch, dispatch_products};
 pub(crate) use portable::widen;
+pub(crate) use tanh::tanh;
 
 /// Most lanes any set has.
 pub(crate) const MAX_LANES: usize = 16;

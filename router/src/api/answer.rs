@@ -197,6 +197,7 @@ fn usage(finished: &Finished) -> Value {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": u64::from(prompt) + u64::from(completion),
+        "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
     })
 }
 

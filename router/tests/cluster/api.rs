@@ -38,7 +38,12 @@ async fn whole_answer_has_text_reason_and_usage() {
             "finish_reason": "length",
         }])
     );
-    let usage = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
+    let usage = json!({
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    });
     assert_eq!(body["usage"], usage);
 }
 

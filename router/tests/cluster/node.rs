@@ -171,6 +171,7 @@ impl Asked {
             reason: reason.into(),
             prompt_tokens: 3,
             completion_tokens,
+            cached_tokens: 2,
             prefill_micros: 1,
             decode_micros: 1,
         };

@@ -1,0 +1,162 @@
+//! The CPU's attention over its pool held against plain MLX operations over theirs, step by step.
+
+use mlxcel_mlx_bridge::{Array, Dtype};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{AttentionRule, GraphKv, HostKv, KvCache};
+use crate::api::DeviceChoice;
+use crate::blocks::{BLOCK_TOKENS, BlockCopy, BlockStore, BlockTable};
+use crate::decoder::{Attention, Cut, Linear, Rope, StepInputs};
+use crate::device::Device;
+use crate::schedule::{SequenceId, Span, StepPlan, Token};
+
+const LAYERS: usize = 2;
+const BLOCKS: usize = 40;
+
+/// Both caches, and the sequences that use them.
+struct Twins {
+    random: ChaCha8Rng,
+    attention: Attention,
+    sinks: Option<Array>,
+    caches: [Box<dyn KvCache>; 2],
+    blocks: BlockStore,
+    sequences: Vec<(BlockTable, Vec<u32>)>,
+}
+
+impl Twins {
+    fn new(seed: u64, attention: Attention) -> Self {
+        let cpu = Device::choose(DeviceChoice::Cpu).expect("every host has a CPU");
+        cpu.make_default().expect("the CPU can be used");
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let heads = attention.heads;
+        let sinks = attention.sinks.as_ref().map(|_| normal(&mut random, &[heads]));
+        let host = HostKv::new([&attention; LAYERS].into_iter(), BLOCKS);
+        let graph = GraphKv::new(LAYERS, BLOCKS);
+        let caches: [Box<dyn KvCache>; 2] = [Box::new(host), Box::new(graph)];
+        Self { random, attention, sinks, caches, blocks: BlockStore::new(BLOCKS), sequences: Vec::new() }
+    }
+
+    /// Begins, forks and ends sequences, then computes a ragged step of them.
+    fn step(&mut self) {
+        if self.sequences.len() < 2 || self.sequences.len() < 5 && self.random.random_bool(0.5) {
+            self.begin();
+        } else if self.random.random_bool(0.3) {
+            let at = self.random.random_range(0..self.sequences.len());
+            let (table, _) = self.sequences.swap_remove(at);
+            self.blocks.release(table);
+        }
+        let (mut spans, mut copies) = (Vec::new(), Vec::new());
+        for at in 0..self.sequences.len() {
+            if self.random.random_bool(0.8) {
+                spans.extend(self.span(at, &mut copies));
+            }
+        }
+        if spans.is_empty() {
+            return;
+        }
+        self.compare(StepPlan { spans, copies });
+        for (table, tokens) in &self.sequences {
+            self.blocks.publish(table, tokens);
+        }
+    }
+
+    /// A sequence of its own, a fork, or one that shares a cached prefix.
+    fn begin(&mut self) {
+        let parent = (!self.sequences.is_empty()).then(|| self.random.random_range(0..self.sequences.len()));
+        let new = match parent {
+            Some(at) if self.random.random_bool(0.4) => {
+                let (table, tokens) = &self.sequences[at];
+                (self.blocks.fork(table), tokens.clone())
+            }
+            Some(at) if self.random.random_bool(0.7) => {
+                let tokens = [self.sequences[at].1.as_slice(), &[0]].concat();
+                let table = self.blocks.attach(&tokens);
+                let cached = table.tokens();
+                (table, tokens[..cached].to_vec())
+            }
+            _ => (BlockTable::default(), Vec::new()),
+        };
+        self.sequences.push(new);
+    }
+
+    /// A chunk or a single token of a sequence, where there is room.
+    fn span(&mut self, at: usize, copies: &mut Vec<BlockCopy>) -> Option<Span> {
+        let most = if self.random.random_bool(0.5) { 1 } else { 3 * BLOCK_TOKENS / 2 };
+        let count = self.random.random_range(1..=most);
+        let (table, tokens) = &mut self.sequences[at];
+        let start = table.tokens();
+        copies.extend(self.blocks.grow(table, count).ok()?);
+        let new: Vec<u32> = (0..count).map(|_| self.random.random()).collect();
+        tokens.extend(&new);
+        let sequence = SequenceId(at as u64);
+        let new = new.into_iter().map(Token::Known).collect();
+        Some(Span { sequence, tokens: new, start, sample: true, blocks: table.shared() })
+    }
+
+    fn compare(&mut self, plan: StepPlan) {
+        let Attention { heads, kv_heads, head_dim, .. } = self.attention;
+        let rule = AttentionRule { shape: &self.attention, sinks: self.sinks.as_ref() };
+        let step = StepInputs::new(plan, None).expect("inputs");
+        self.caches.iter_mut().for_each(|cache| cache.begin(&step).expect("a step begins"));
+        for layer in 0..LAYERS {
+            let mut rows = |heads| normal(&mut self.random, &[step.len, heads, head_dim]);
+            let (query, key, value) = (rows(heads), rows(kv_heads), rows(kv_heads));
+            let [fast, slow] = self.caches.each_mut().map(|cache| {
+                let out = cache.attend(layer, rule, [&query, &key, &value], &step).expect("it attends");
+                out.astype(Dtype::Float32).and_then(|out| out.to_vec::<f32>()).expect("it evaluates")
+            });
+            let worst = fast.iter().zip(&slow).map(|(f, s)| (f - s).abs()).fold(0.0, f32::max);
+            assert!(fast.len() == slow.len() && worst < 2e-5, "differ by {worst} in {:?}", step.plan);
+            assert!(fast.iter().chain(&slow).all(|value| value.is_finite()));
+        }
+    }
+}
+
+fn normal(random: &mut ChaCha8Rng, shape: &[usize]) -> Array {
+    let count = shape.iter().product();
+    // Sum of uniforms: near enough.
+    let values: Vec<f32> =
+        (0..count).map(|_| (0..4).map(|_| random.random_range(-1.0f32..1.0)).sum()).collect();
+    let shape: Vec<i32> = shape.iter().map(|&size| size as i32).collect();
+    Array::from_slice(&values, &shape).expect("an array")
+}
+
+fn attention(heads: [usize; 2], head_dim: usize) -> Attention {
+    let linear = || Linear { name: String::new(), inputs: 0, outputs: 0, bias: false, cut: Cut::Replicated };
+    Attention {
+        heads: heads[0],
+        kv_heads: heads[1],
+        head_dim,
+        scale: 0.3,
+        query: linear(),
+        key: linear(),
+        value: linear(),
+        output: linear(),
+        query_norm: None,
+        key_norm: None,
+        rope: Rope { dims: 0, traditional: false, inverse_frequencies: Vec::new(), magnitude: 1.0 },
+        window: None,
+        soft_cap: None,
+        sinks: None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn host_and_graph_attend_alike_over_shared_blocks(
+        seed: u64,
+        heads in prop::sample::select(vec![[4usize, 4], [6, 2], [8, 1]]),
+        head_dim in prop::sample::select(vec![8usize, 64]),
+        window in prop::option::of(1usize..90),
+        soft_cap in prop::option::of(2.0f32..30.0),
+        sinks: bool,
+    ) {
+        let sinks = sinks.then(String::new);
+        let mut twins = Twins::new(seed, Attention { window, soft_cap, sinks, ..attention(heads, head_dim) });
+        (0..10).for_each(|_| twins.step());
+    }
+}
