@@ -29,7 +29,7 @@ fn prompt(own: &[u32]) -> Vec<u32> {
 
 fn answer(engine: &dyn Engine, prompt: Vec<u32>) -> (Vec<u32>, Finish) {
     let (sender, events) = channel();
-    let limits = Limits { max_tokens: Some(12), stop: Vec::new(), ignore_eos: true };
+    let limits = Limits { max_tokens: Some(12), ignore_eos: true, ..Limits::default() };
     let (id, prompt) = ("r".to_owned(), Prompt::Tokens(prompt));
     let request = Request {
         id,
