@@ -60,6 +60,8 @@ pub struct LoadOptions {
     /// Most tokens the KV cache holds over all sequences; what fits the device beside the weights when absent, or
     /// less. Rounded down to whole blocks.
     pub kv_tokens: Option<u32>,
+    /// Most tokens to guess ahead from what a sequence's own text repeats, and check in one step; 0 for none.
+    pub lookup_tokens: u32,
     /// Where to note what each step does; several engines may share one.
     pub trace: Option<Arc<Trace>>,
 }

@@ -17,6 +17,7 @@ mod request;
 pub mod sampling;
 pub mod schedule;
 mod serving;
+pub mod speculation;
 pub mod text;
 pub mod toy;
 mod trace;

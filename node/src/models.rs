@@ -165,6 +165,7 @@ impl Models {
             quantize_bits: run.request.quantize_bits,
             context_tokens: run.request.context_tokens,
             quantize_group_size: run.request.quantize_group_size,
+            lookup_tokens: run.request.lookup_tokens,
         };
         let Some(streams) = self.load_on_slots(run.ticket, &load) else {
             let message = format!("{} was unloaded while it was loading", load.served_name);

@@ -31,6 +31,10 @@ pub(crate) struct LoadingArgs {
     /// Longest prompt plus output in tokens; 0 for the model's own limit.
     #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) ctx_size: u32,
+    /// Guess up to N tokens ahead where a text repeats itself or its prompt, and check them in one step. The output is
+    /// the same; code, quotations and edits come faster.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) lookup: u32,
 }
 
 /// Where to note what the engine does.
@@ -70,6 +74,7 @@ impl ModelArgs {
             device: parse_device(&self.device).unwrap_or_default(),
             quantize: loading.quantize.map(|bits| Quantization { bits, group_size: loading.group_size }),
             context_tokens: (loading.ctx_size > 0).then_some(loading.ctx_size),
+            lookup_tokens: loading.lookup,
             ..LoadOptions::default()
         }
     }

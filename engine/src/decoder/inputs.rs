@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mlxcel_mlx_bridge::{Array, Error, ErrorKind, Result};
 
 use super::arithmetic::length;
-use crate::schedule::{SequenceId, StepPlan, Token};
+use crate::schedule::{SampledSpan, SequenceId, StepPlan, Token};
 
 /// A step's plan and what is derived from it once for all layers.
 pub(crate) struct StepInputs {
@@ -26,10 +26,28 @@ pub(crate) struct StepInputs {
 
 /// Tokens a step has sampled, perhaps not computed yet.
 pub(crate) struct SampledTokens {
-    /// Whose they are.
-    pub(crate) sequences: Vec<SequenceId>,
-    /// U32 `[sequences]`.
+    /// Whose they are, with the guesses they were checked against.
+    pub(crate) spans: Vec<SampledSpan>,
+    /// U32 `[rows]`: those of each span in turn.
     pub(crate) ids: Array,
+}
+
+impl SampledTokens {
+    /// The row of the token that follows `sequence`. A sequence whose guesses are checked awaits nothing.
+    fn row(&self, sequence: SequenceId) -> Option<usize> {
+        let mut row = 0;
+        for span in &self.spans {
+            if span.sequence == sequence {
+                return Some(row);
+            }
+            row += span.rows();
+        }
+        None
+    }
+
+    fn rows(&self) -> usize {
+        self.spans.iter().map(SampledSpan::rows).sum()
+    }
 }
 
 impl StepInputs {
@@ -44,25 +62,25 @@ impl StepInputs {
 }
 
 fn ids(plan: &StepPlan, previous: Option<&SampledTokens>) -> Result<Array> {
-    let awaited = previous.map_or(&[][..], |previous| &previous.sequences);
+    let awaited = previous.map_or(0, SampledTokens::rows);
     let mut known = Vec::new();
     // Where each id lies in the awaited ones followed by the known ones.
     let mut rows = Vec::new();
     for (sequence, token) in plan.tokens() {
         match token {
             Token::Known(id) => {
-                rows.push(awaited.len() + known.len());
+                rows.push(awaited + known.len());
                 known.push(id);
             }
             Token::Awaited => {
-                let row = awaited.iter().position(|name| *name == sequence);
+                let row = previous.and_then(|previous| previous.row(sequence));
                 rows.push(row.ok_or_else(|| missing(sequence))?);
             }
         }
     }
     let host = || Array::from_slice(&known, &[length(known.len())]);
     let Some(previous) = previous.filter(|_| known.len() < rows.len()) else { return host() };
-    if known.is_empty() && rows.iter().copied().eq(0..awaited.len()) {
+    if known.is_empty() && rows.iter().copied().eq(0..awaited) {
         return Ok(previous.ids.clone());
     }
     let all = if known.is_empty() {

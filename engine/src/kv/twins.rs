@@ -92,7 +92,7 @@ impl Twins {
         tokens.extend(&new);
         let sequence = SequenceId(at as u64);
         let new = new.into_iter().map(Token::Known).collect();
-        Some(Span { sequence, tokens: new, start, sample: true, blocks: table.shared() })
+        Some(Span { sequence, tokens: new, start, samples: 1, blocks: table.shared() })
     }
 
     fn compare(&mut self, plan: StepPlan) {

@@ -18,7 +18,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 pub use self::error::SamplingError;
 pub use self::logprobs::{Ranking, rank};
-pub(crate) use self::row::{Choice, RowSampler, SharedRow, choose_rows};
+pub(crate) use self::row::{Choice, RowChoice, RowSampler, SharedRow, choose_rows};
 
 use self::choose::{Chooser, Filters};
 use self::history::History;

@@ -72,17 +72,48 @@ impl RowSampler {
     }
 }
 
-/// Chooses a token for each row of `logits`, `[rows, vocabulary]`, on all cores. Of a row without a state,
-/// whose sequence has ended, nothing is chosen.
-pub(crate) fn choose_rows(rows: &[Option<SharedRow>], logits: &[f32]) -> Vec<Result<Choice, SamplingError>> {
-    let width = logits.len() / rows.len().max(1);
-    let chosen: Vec<OnceLock<_>> = rows.iter().map(|_| OnceLock::new()).collect();
-    mlxcel_kernels::pool().parallel_for(rows.len(), |index| {
-        let Some(row) = &rows[index] else { return };
+/// Rows of one sequence: its state, absent where it has ended, and guesses for all tokens but the last.
+pub(crate) type RowsOf<'a> = (Option<SharedRow>, &'a [u32]);
+
+/// Chooses tokens for the sequences that the rows of `logits`, `[rows, vocabulary]`, belong to, on all cores: the next
+/// one, and those after guesses as long as these are the same as what was chosen. Of a sequence that has ended nothing
+/// is chosen.
+pub(crate) fn choose_rows(sequences: &[RowsOf<'_>], logits: &[f32]) -> Vec<Vec<RowChoice>> {
+    let firsts: Vec<usize> = sequences
+        .iter()
+        .scan(0, |next, (_, guesses)| Some(std::mem::replace(next, *next + guesses.len() + 1)))
+        .collect();
+    let rows: usize = sequences.iter().map(|(_, guesses)| guesses.len() + 1).sum();
+    let width = logits.len() / rows.max(1);
+    let chosen: Vec<OnceLock<_>> = sequences.iter().map(|_| OnceLock::new()).collect();
+    mlxcel_kernels::pool().parallel_for(sequences.len(), |index| {
+        let (Some(row), guesses) = &sequences[index] else { return };
         // A sampler that panicked has been reported by the step it was in; its row is not sampled again.
         let mut row = row.lock().unwrap_or_else(PoisonError::into_inner);
-        let choice = row.choose(&logits[index * width..][..width]);
-        chosen[index].get_or_init(|| choice);
+        let logits = &logits[firsts[index] * width..][..(guesses.len() + 1) * width];
+        chosen[index].get_or_init(|| row.choose_along(guesses, logits.chunks_exact(width.max(1))));
     });
-    chosen.into_iter().map(|slot| slot.into_inner().unwrap_or(Err(SamplingError::NoToken))).collect()
+    chosen
+        .into_iter()
+        .map(|slot| slot.into_inner().unwrap_or_else(|| vec![Err(SamplingError::NoToken)]))
+        .collect()
+}
+
+/// What became of one row.
+pub(crate) type RowChoice = Result<Choice, SamplingError>;
+
+impl RowSampler {
+    /// Chooses row by row until a choice is not what was guessed.
+    fn choose_along<'a>(&mut self, guesses: &[u32], rows: impl Iterator<Item = &'a [f32]>) -> Vec<RowChoice> {
+        let mut chosen = Vec::with_capacity(guesses.len() + 1);
+        for (at, logits) in rows.enumerate() {
+            let choice = self.choose(logits);
+            let goes_on = choice.as_ref().is_ok_and(|choice| guesses.get(at) == Some(&choice.token));
+            chosen.push(choice);
+            if !goes_on {
+                break;
+            }
+        }
+        chosen
+    }
 }

@@ -39,6 +39,8 @@ pub(super) struct Running {
     pub(super) planned: usize,
     /// Tokens known to be computed.
     pub(super) computed: usize,
+    /// Tokens to be checked behind the next one.
+    pub(super) guesses: Vec<u32>,
 }
 
 impl From<Admission> for Member {
@@ -88,15 +90,19 @@ impl Running {
         (self.planned + count).saturating_sub(self.table.tokens())
     }
 
-    /// Plans the next `count` tokens, for which the table has room.
+    /// Plans the next `count` tokens, and the guesses behind them, for which the table has room. Guesses do not count
+    /// as planned: what becomes of them is known when the step has been read.
     pub(super) fn take(&mut self, count: usize) -> Span {
         let start = self.planned;
         let known = &self.member.tokens;
         let token = |at: usize| known.get(at).map_or(Token::Awaited, |id| Token::Known(*id));
-        let tokens = (start..start + count).map(token).collect();
+        let guesses = std::mem::take(&mut self.guesses);
+        let tokens =
+            (start..start + count).map(token).chain(guesses.iter().copied().map(Token::Known)).collect();
         self.planned += count;
-        let sample = self.pending() == 0;
-        self.member.unread += usize::from(sample);
-        Span { sequence: self.member.sequence, tokens, start, sample, blocks: self.table.shared() }
+        let last = self.pending() == 0;
+        self.member.unread += usize::from(last);
+        let samples = if last { 1 + guesses.len() } else { 0 };
+        Span { sequence: self.member.sequence, tokens, start, samples, blocks: self.table.shared() }
     }
 }

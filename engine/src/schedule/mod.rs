@@ -15,5 +15,5 @@ mod service;
 mod tests;
 
 pub use admission::{Admission, AdmissionError, Client};
-pub use plan::{SequenceId, Span, StepPlan, Token};
+pub use plan::{SampledSpan, SequenceId, Span, StepPlan, Token};
 pub use scheduler::{Scheduler, SchedulerLimits};

@@ -39,8 +39,9 @@ pub struct Span {
     pub tokens: Vec<Token>,
     /// Position of the first token; as many tokens of the sequence are in the KV cache.
     pub start: usize,
-    /// Whether the logits after the last token are wanted.
-    pub sample: bool,
+    /// After how many of its last tokens the logits are wanted: none within a prompt, more than one where tokens
+    /// are guesses to be checked.
+    pub samples: usize,
     /// Where the sequence's keys and values are: token `t` in block `t / BLOCK_TOKENS`.
     pub blocks: Arc<[BlockId]>,
 }
@@ -88,19 +89,44 @@ impl StepPlan {
         self.spans.iter().map(|span| span.start + span.tokens.len())
     }
 
-    /// Rows whose logits are wanted, in span order.
+    /// Rows whose logits are wanted, in order.
     pub fn sampled_rows(&self) -> Vec<u32> {
-        self.spans
-            .iter()
-            .zip(self.rows())
-            .filter(|(span, _)| span.sample)
-            .map(|(_, rows)| u32::try_from(rows.end - 1).unwrap_or(u32::MAX))
-            .collect()
+        let row = |row: usize| u32::try_from(row).unwrap_or(u32::MAX);
+        let rows = self.spans.iter().zip(self.rows());
+        rows.flat_map(|(span, rows)| rows.end - span.samples..rows.end).map(row).collect()
     }
 
-    /// The sequences whose logits are wanted, in the order of `sampled_rows`.
-    pub fn sampled_sequences(&self) -> impl Iterator<Item = SequenceId> + '_ {
-        self.spans.iter().filter(|span| span.sample).map(|span| span.sequence)
+    /// The spans whose logits are wanted, in the order of `sampled_rows`.
+    pub fn sampled(&self) -> Vec<SampledSpan> {
+        let spans = self.spans.iter().filter(|span| span.samples > 0);
+        spans.map(|span| SampledSpan { sequence: span.sequence, guesses: span.guesses() }).collect()
+    }
+}
+
+/// A sequence whose next token a step chooses, and what it checks behind that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampledSpan {
+    /// Whose token it is.
+    pub sequence: SequenceId,
+    /// Guesses that follow; the logits have one row for the next token and one behind each guess.
+    pub guesses: Vec<u32>,
+}
+
+impl Span {
+    fn guesses(&self) -> Vec<u32> {
+        let known = |token: &Token| match token {
+            Token::Known(id) => Some(*id),
+            Token::Awaited => None,
+        };
+        let first = self.tokens.len() + 1 - self.samples;
+        self.tokens[first..].iter().filter_map(known).collect()
+    }
+}
+
+impl SampledSpan {
+    /// Rows of logits.
+    pub fn rows(&self) -> usize {
+        1 + self.guesses.len()
     }
 }
 
@@ -114,18 +140,19 @@ mod tests {
 
     #[test]
     fn rows_positions_and_samples_follow_the_spans() {
-        let span = |name, tokens: &[u32], start, sample| {
+        let span = |name, tokens: &[u32], start, samples| {
             let (sequence, blocks) = (SequenceId(name), Arc::default());
-            Span { sequence, tokens: known(tokens), start, sample, blocks }
+            Span { sequence, tokens: known(tokens), start, samples, blocks }
         };
-        let spans = vec![span(1, &[7], 12, true), span(2, &[3, 4, 5], 0, false), span(3, &[8, 9], 4, true)];
+        let spans = vec![span(1, &[7], 12, 1), span(2, &[3, 4, 5], 0, 0), span(3, &[8, 9], 4, 2)];
         let plan = StepPlan { spans, copies: Vec::new() };
         let tokens: Vec<Token> = plan.tokens().map(|(_, token)| token).collect();
         assert_eq!(tokens, known(&[7, 3, 4, 5, 8, 9]));
         assert_eq!(plan.positions(), [12, 0, 1, 2, 4, 5]);
         assert_eq!(plan.rows(), [0..1, 1..4, 4..6]);
         assert_eq!(plan.lengths().collect::<Vec<_>>(), [13, 3, 6]);
-        assert_eq!(plan.sampled_rows(), [0, 5]);
-        assert_eq!(plan.sampled_sequences().collect::<Vec<_>>(), [SequenceId(1), SequenceId(3)]);
+        assert_eq!(plan.sampled_rows(), [0, 4, 5]);
+        let sampled: Vec<_> = plan.sampled().into_iter().map(|s| (s.sequence.0, s.guesses)).collect();
+        assert_eq!(sampled, [(1, vec![]), (3, vec![9])]);
     }
 }

@@ -28,6 +28,11 @@ impl Scheduler {
         if !crowded {
             self.admit(budget, now);
         }
+        if plan.is_empty() && self.running.is_empty() {
+            // All gave way for one that does not fit yet: whoever is next need not wait for another plan.
+            self.plans += 1;
+            self.admit(budget, now);
+        }
         self.prefill(&mut plan, budget);
         plan
     }
@@ -61,11 +66,28 @@ impl Scheduler {
         let mut at = 0;
         while at < self.running.len() {
             if self.running[at].pending() == 1 && self.grow(at, plan, now) {
+                self.grow_for_guesses(at, plan);
                 self.compute(at, 1, plan);
             }
             at += 1;
         }
         self.running.len() < before
+    }
+
+    /// Makes room for the guesses of the sequence at `at`, or drops them: nobody gives way to a guess, and those
+    /// that exceed the budget of a step are not checked.
+    fn grow_for_guesses(&mut self, at: usize, plan: &mut StepPlan) {
+        let left = self.limits.step_tokens.saturating_sub(plan.len() + self.running.len() - at);
+        let entry = &mut self.running[at];
+        entry.guesses.truncate(left);
+        if entry.member.awaited > 0 {
+            entry.guesses.clear();
+        }
+        let lacking = entry.lacking(1 + entry.guesses.len());
+        match self.store.grow(&mut entry.table, lacking) {
+            Ok(copy) => plan.copies.extend(copy),
+            Err(_) => entry.guesses.clear(),
+        }
     }
 
     /// Makes room for the next token of the sequence at `at`, at the cost of those after it; false when it had to
@@ -120,6 +142,7 @@ impl Scheduler {
                 level: next.level,
                 planned: shared,
                 computed: shared,
+                guesses: Vec::new(),
             });
         }
     }
@@ -140,7 +163,7 @@ impl Scheduler {
     fn compute(&mut self, at: usize, count: usize, plan: &mut StepPlan) {
         let entry = &mut self.running[at];
         let span = entry.take(count);
-        if span.sample {
+        if span.samples > 0 {
             self.service.charge(&entry.member.client, OUTPUT_COST);
         }
         plan.spans.push(span);

@@ -10,7 +10,7 @@ use super::admission::{Admission, AdmissionError};
 use super::member::Running;
 use super::plan::{SequenceId, Token};
 use super::queue::Queue;
-use super::service::Service;
+use super::service::{OUTPUT_COST, Service};
 use crate::blocks::{BLOCK_TOKENS, BlockStore};
 
 /// What one engine can do at once.
@@ -106,6 +106,22 @@ impl Scheduler {
         let member = running.map(|entry| &mut entry.member);
         if let Some(member) = member.or_else(|| self.queue.get_mut(sequence)) {
             member.append(token);
+        }
+    }
+
+    /// Tokens that may follow the last known one of `sequence`, to be checked by the step that computes it.
+    pub fn guess(&mut self, sequence: SequenceId, guesses: Vec<u32>) {
+        if let Some(entry) = self.running.iter_mut().find(|entry| entry.member.sequence == sequence) {
+            entry.guesses = guesses;
+        }
+    }
+
+    /// Of the guesses that the last step checked for `sequence`, the first `kept` were right; their tokens have been
+    /// appended, and need not be computed again. The keys and values of the others are overwritten.
+    pub fn keep(&mut self, sequence: SequenceId, kept: usize) {
+        if let Some(entry) = self.running.iter_mut().find(|entry| entry.member.sequence == sequence) {
+            entry.planned += kept;
+            self.service.charge(&entry.member.client, OUTPUT_COST * kept as u64);
         }
     }
 

@@ -32,7 +32,7 @@ fn admission(id: u64, prompt: usize, max_new_tokens: usize) -> Admission {
 
 /// Sequence, start, tokens and whether it is sampled, of every span.
 fn shape(plan: &StepPlan) -> Vec<(u64, usize, usize, bool)> {
-    plan.spans.iter().map(|s| (s.sequence.0, s.start, s.tokens.len(), s.sample)).collect()
+    plan.spans.iter().map(|s| (s.sequence.0, s.start, s.tokens.len(), s.samples > 0)).collect()
 }
 
 #[test]
@@ -117,6 +117,44 @@ fn a_prefix_that_has_been_computed_is_not_computed_again() {
     scheduler.remove(SequenceId(1));
     scheduler.remove(SequenceId(2));
     assert_eq!(scheduler.store().available(), 16);
+}
+
+#[test]
+fn guesses_are_planned_behind_the_token_they_follow_and_kept_as_far_as_they_are_right() {
+    let mut scheduler = scheduler(2, 100, 8);
+    scheduler.add(admission(1, 31, 20)).expect("it fits");
+    scheduler.plan(NOW);
+    scheduler.append(SequenceId(1), Token::Known(5));
+    scheduler.guess(SequenceId(1), vec![6, 7, 8]);
+    let plan = scheduler.plan(NOW);
+    let span = &plan.spans[0];
+    assert_eq!((span.start, &span.tokens[..], span.samples), (31, &[5, 6, 7, 8].map(Token::Known)[..], 4));
+    assert_eq!(span.blocks.len(), 2, "there is room for the guesses");
+    assert!(scheduler.plan(NOW).is_empty(), "what follows is known when the guesses have been checked");
+    for token in [6, 9] {
+        scheduler.append(SequenceId(1), Token::Known(token));
+    }
+    scheduler.keep(SequenceId(1), 1);
+    let plan = scheduler.plan(NOW);
+    assert_eq!((plan.spans[0].start, &plan.spans[0].tokens[..]), (33, &[Token::Known(9)][..]));
+    scheduler.remove(SequenceId(1));
+    assert_eq!(scheduler.store().available(), 8);
+}
+
+#[test]
+fn guesses_take_neither_the_budget_nor_the_blocks_of_others() {
+    let mut scheduler = scheduler(2, 4, 2);
+    scheduler.add(admission(1, 1, 20)).expect("it fits");
+    scheduler.plan(NOW);
+    scheduler.append(SequenceId(1), Token::Known(5));
+    scheduler.guess(SequenceId(1), vec![6; 10]);
+    assert_eq!(shape(&scheduler.plan(NOW)), [(1, 1, 4, true)], "as many as the budget allows");
+    let mut crowded = super::tests::scheduler(1, 200, 1);
+    crowded.add(admission(2, 30, 2)).expect("it fits");
+    crowded.plan(NOW);
+    crowded.append(SequenceId(2), Token::Known(5));
+    crowded.guess(SequenceId(2), vec![6; 2]);
+    assert_eq!(shape(&crowded.plan(NOW)), [(2, 30, 1, true)], "there is no block for them");
 }
 
 #[test]

@@ -118,6 +118,7 @@ struct Loaded {
     limits: SchedulerLimits,
     blocks: usize,
     weight_bytes: u64,
+    lookup_tokens: usize,
     trace: Option<TraceRows>,
 }
 
@@ -145,8 +146,9 @@ impl Loaded {
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
         let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, ageing: AGEING };
+        let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
-        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, trace })
+        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, trace })
     }
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
@@ -157,7 +159,7 @@ impl Loaded {
         let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
         let thread = EngineThread::new((self.model, codec), scheduler, receiver, state, self.trace)
             .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
-        Ok((thread, handle))
+        Ok((thread.guessing(self.lookup_tokens), handle))
     }
 }
 

@@ -59,7 +59,7 @@ impl EngineThread {
     fn open(&mut self, opening: &Opening, choice: u32) -> Result<SequenceId, GenerateError> {
         let Opening { start, answer, .. } = opening;
         let name = self.new_name();
-        let sequence = Sequence::new(opening, choice, &self.codec)?;
+        let sequence = Sequence::new(opening, choice, &self.codec, self.lookup_tokens)?;
         let admission = Admission {
             sequence: name,
             prompt: start.prompt.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::delivery::Update;
+use super::guessing::Guessing;
 use super::opening::Opening;
 use super::repetition::RepetitionDetector;
 use super::stream::Ending;
@@ -23,6 +24,8 @@ pub(super) struct Sequence {
     pub(super) row: SharedRow,
     /// Whether the device can choose its tokens itself.
     pub(super) plain_greedy: bool,
+    /// Where tokens may be guessed ahead.
+    pub(super) guessing: Option<Guessing>,
     eos: Vec<u32>,
     max_new_tokens: u32,
     generated: u32,
@@ -38,7 +41,12 @@ impl Sequence {
     ///
     /// # Errors
     /// A sampling parameter breaks its rule.
-    pub(super) fn new(opening: &Opening, choice: u32, codec: &TextCodec) -> Result<Self, GenerateError> {
+    pub(super) fn new(
+        opening: &Opening,
+        choice: u32,
+        codec: &TextCodec,
+        lookup_tokens: usize,
+    ) -> Result<Self, GenerateError> {
         let Opening { start, answer, max_new_tokens, .. } = opening;
         let mut params = start.sampling.clone();
         params.seed = params.seed.map(|seed| seed.wrapping_add(choice.into()));
@@ -51,6 +59,7 @@ impl Sequence {
             id: start.id.clone(),
             answer: answer.clone(),
             plain_greedy: row.is_plain_greedy(),
+            guessing: (lookup_tokens > 0).then(|| Guessing::new(&start.prompt, lookup_tokens)),
             row: Arc::new(Mutex::new(row)),
             eos: if start.limits.ignore_eos { Vec::new() } else { codec.eos_token_ids().to_vec() },
             max_new_tokens: *max_new_tokens,
@@ -84,9 +93,17 @@ impl Sequence {
         )))
     }
 
+    /// Tokens that may be guessed behind the next one.
+    pub(super) fn room_for_guesses(&self) -> usize {
+        self.max_new_tokens.saturating_sub(self.generated + 1) as usize
+    }
+
     /// Takes the next token: what to tell of it, and whether it was the last.
     pub(super) fn push(&mut self, choice: Choice) -> (Vec<Update>, bool) {
         self.generated += 1;
+        if let Some(guessing) = &mut self.guessing {
+            guessing.push(choice.token);
+        }
         if self.eos.contains(&choice.token) {
             return (vec![Update::End(Ending::EndOfSequence(choice.token))], true);
         }

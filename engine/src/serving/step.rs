@@ -8,14 +8,15 @@ use std::time::Instant;
 
 use mlxcel_mlx_bridge::{Array, Dtype, Result, async_eval, eval};
 
-use super::sampled::{RowChoice, StepChoices, sample};
+use super::sampled::{StepChoices, choose, sample};
 use super::sequence::Sequence;
 use super::stream::Ending;
 use super::thread::EngineThread;
 use crate::decoder::{Execution, SampledTokens, StepOutput};
 use crate::event::GenerateError;
-use crate::sampling::{Choice, SharedRow, choose_rows};
-use crate::schedule::{SequenceId, StepPlan, Token};
+use crate::sampling::{Choice, RowChoice, SharedRow};
+use crate::schedule::{SampledSpan, SequenceId, StepPlan, Token};
+use crate::speculation::accepted;
 
 /// A sequence of a step, and how many of its tokens are computed after it.
 type Member = (SequenceId, usize);
@@ -23,14 +24,17 @@ type Member = (SequenceId, usize);
 /// A step that has been launched and not read.
 pub(super) struct Launched {
     members: Vec<Member>,
+    /// Rows of a step that only decodes.
+    decodes: Option<usize>,
+    at: Instant,
     outcome: Outcome,
 }
 
 enum Outcome {
     /// Tokens chosen in the graph: of the largest logits, or by the sequences' samplers.
     Tokens(SampledTokens, Option<StepChoices>),
-    /// Logits `[sequences, vocabulary]`, to be sampled here.
-    Logits(Vec<SequenceId>, Array),
+    /// Logits `[rows, vocabulary]`, to be sampled here.
+    Logits(Vec<SampledSpan>, Array),
     /// A step that only fills caches.
     Computed(Array),
 }
@@ -70,6 +74,7 @@ fn launch(
     previous: Option<&SampledTokens>,
 ) -> Result<Option<Launched>, LaunchError> {
     let begin = engine.recorder.begin();
+    engine.guess();
     let plan = engine.scheduler.plan(engine.since_begin());
     if plan.is_empty() {
         return Ok(None);
@@ -82,17 +87,18 @@ fn launch(
             sequence.computes_from(span.start);
         }
     }
-    let begin = engine.recorder.begin();
+    let (at, begin) = (Instant::now(), engine.recorder.begin());
+    let decodes = plan.spans.iter().all(|span| span.samples == span.tokens.len()).then(|| plan.len());
     let outcome = compute(engine, plan, previous);
     engine.recorder.end("build", begin, figures);
     match outcome {
-        Ok(outcome) => Ok(Some(Launched { members, outcome })),
+        Ok(outcome) => Ok(Some(Launched { members, decodes, at, outcome })),
         Err(error) => Err((members, error)),
     }
 }
 
 fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<Outcome> {
-    let sequences: Vec<SequenceId> = plan.sampled_sequences().collect();
+    let spans = plan.sampled();
     let logits = match engine.model.forward(plan, previous, engine.cache.as_mut())? {
         StepOutput::Computed(hidden) => {
             async_eval(&[&hidden])?;
@@ -100,44 +106,48 @@ fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledT
         }
         StepOutput::Logits(logits) => logits,
     };
-    let sequence = |name: &SequenceId| engine.sequences.get(name);
+    let sequence = |span: &SampledSpan| engine.sequences.get(&span.sequence);
     // A sequence that has ended since counts as greedy: no one reads its token.
-    let greedy = sequences.iter().all(|name| sequence(name).is_none_or(|s| s.plain_greedy));
+    let greedy = spans.iter().all(|span| sequence(span).is_none_or(|s| s.plain_greedy));
     let (ids, choices) = match engine.model.execution {
         _ if greedy => (logits.argmax(-1, false)?, None),
         Execution::Host => {
-            let (ids, choices) = sample(&logits, rows(engine, &sequences))?;
+            let (ids, choices) = sample(&logits, &spans, states(engine, &spans))?;
             (ids, Some(choices))
         }
         Execution::Graph => {
             async_eval(&[&logits])?;
-            return Ok(Outcome::Logits(sequences, logits));
+            return Ok(Outcome::Logits(spans, logits));
         }
     };
     async_eval(&[&ids])?;
-    for name in &sequences {
-        if engine.sequences.get_mut(name).is_some_and(Sequence::expects_another) {
-            engine.scheduler.append(*name, Token::Awaited);
+    for span in &spans {
+        let waits = engine.waits(span);
+        let expects = engine.sequences.get_mut(&span.sequence).is_some_and(Sequence::expects_another);
+        if expects && !waits {
+            engine.scheduler.append(span.sequence, Token::Awaited);
         }
     }
-    Ok(Outcome::Tokens(SampledTokens { sequences, ids }, choices))
+    Ok(Outcome::Tokens(SampledTokens { spans, ids }, choices))
 }
 
-/// The sampling states of `sequences`; none of one that has ended.
-fn rows(engine: &EngineThread, sequences: &[SequenceId]) -> Vec<Option<SharedRow>> {
-    let row = |name| engine.sequences.get(name).map(|sequence: &Sequence| sequence.row.clone());
-    sequences.iter().map(row).collect()
+/// The sampling states of the spans' sequences; none of one that has ended.
+fn states(engine: &EngineThread, spans: &[SampledSpan]) -> Vec<Option<SharedRow>> {
+    let state =
+        |span: &SampledSpan| engine.sequences.get(&span.sequence).map(|sequence| sequence.row.clone());
+    spans.iter().map(state).collect()
 }
 
 fn read(engine: &mut EngineThread, step: Launched) {
     let (array, sampled) = match &step.outcome {
         Outcome::Computed(hidden) => (hidden, 0),
-        Outcome::Tokens(tokens, _) => (&tokens.ids, tokens.sequences.len()),
-        Outcome::Logits(sequences, logits) => (logits, sequences.len()),
+        Outcome::Tokens(tokens, _) => (&tokens.ids, tokens.spans.len()),
+        Outcome::Logits(spans, logits) => (logits, spans.len()),
     };
     let begin = engine.recorder.begin();
     let done = eval(&[array]);
     engine.recorder.end("wait", begin, [("sequences", step.members.len() as u64)]);
+    engine.learn_cost(step.decodes, step.at);
     let begin = engine.recorder.begin();
     let done = done.and_then(|()| {
         // What the step wrote is in the pool now, and others may share it.
@@ -145,7 +155,7 @@ fn read(engine: &mut EngineThread, step: Launched) {
         match &step.outcome {
             Outcome::Computed(_) => Ok(()),
             Outcome::Tokens(tokens, choices) => read_tokens(engine, tokens, choices.as_ref()),
-            Outcome::Logits(sequences, logits) => read_logits(engine, sequences, logits),
+            Outcome::Logits(spans, logits) => read_logits(engine, spans, logits),
         }
     });
     engine.recorder.end("read", begin, [("tokens", sampled as u64)]);
@@ -161,24 +171,45 @@ fn read_tokens(
 ) -> Result<()> {
     let choices = match choices {
         Some(choices) => choices.take(),
-        None => {
-            let ids: Vec<u32> = tokens.ids.to_vec()?;
-            ids.into_iter().map(|token| Ok(Choice { token, ranking: None })).collect()
-        }
+        None => largest(&tokens.spans, &tokens.ids.to_vec()?),
     };
-    for (name, choice) in tokens.sequences.iter().zip(choices) {
-        deliver(engine, *name, choice);
+    for (span, choices) in tokens.spans.iter().zip(choices) {
+        deliver_span(engine, span, choices);
     }
     Ok(())
 }
 
-fn read_logits(engine: &mut EngineThread, sequences: &[SequenceId], logits: &Array) -> Result<()> {
+/// The choices of each span among `ids`, `[rows]`, those of the largest logits.
+fn largest(spans: &[SampledSpan], mut ids: &[u32]) -> Vec<Vec<RowChoice>> {
+    let mut choices = Vec::with_capacity(spans.len());
+    for span in spans {
+        let (own, rest) = ids.split_at(span.rows());
+        let valid = &own[..=accepted(&span.guesses, own)];
+        choices.push(valid.iter().map(|&token| Ok(Choice { token, ranking: None })).collect());
+        ids = rest;
+    }
+    choices
+}
+
+fn read_logits(engine: &mut EngineThread, spans: &[SampledSpan], logits: &Array) -> Result<()> {
     let values: Vec<f32> = logits.astype(Dtype::Float32)?.to_vec()?;
-    let choices = choose_rows(&rows(engine, sequences), &values);
-    for (&name, choice) in sequences.iter().zip(choices) {
-        deliver(engine, name, choice);
+    let choices = choose(spans, &states(engine, spans), &values);
+    for (span, choices) in spans.iter().zip(choices) {
+        deliver_span(engine, span, choices);
     }
     Ok(())
+}
+
+/// Gives a sequence the tokens chosen for it: the guesses that were right, and the model's own next one.
+fn deliver_span(engine: &mut EngineThread, span: &SampledSpan, choices: Vec<RowChoice>) {
+    let kept = choices.len().saturating_sub(1);
+    for choice in choices {
+        deliver(engine, span.sequence, choice);
+    }
+    engine.scheduler.keep(span.sequence, kept);
+    if let Some(guessing) = engine.sequences.get_mut(&span.sequence).and_then(|s| s.guessing.as_mut()) {
+        guessing.record(span.guesses.len(), kept);
+    }
 }
 
 /// Gives a token to its sequence, and to the scheduler where the sequence goes on. One that has ended since the

@@ -14,6 +14,7 @@ use super::opening::Opening;
 use super::preparing::prepare;
 use super::recorder::Recorder;
 use super::sequence::Sequence;
+use super::speculation::CostMeter;
 use super::step::{Launched, advance, settle};
 use super::stream::Ending;
 use crate::api::{Engine, EngineState, EventSink};
@@ -106,6 +107,9 @@ pub(super) struct EngineThread {
     pub(super) openings: BTreeMap<SequenceId, Opening>,
     /// The step that runs now.
     pub(super) launched: Option<Launched>,
+    /// Most tokens to guess ahead.
+    pub(super) lookup_tokens: usize,
+    pub(super) meter: CostMeter,
     pub(super) delivery: Delivery,
     pub(super) recorder: Recorder,
     pub(super) codec: Arc<TextCodec>,
@@ -136,6 +140,8 @@ impl EngineThread {
             sequences: BTreeMap::new(),
             openings: BTreeMap::new(),
             launched: None,
+            lookup_tokens: 0,
+            meter: CostMeter::new(),
             delivery: Delivery::start(trace)?,
             recorder,
             codec,
@@ -144,6 +150,11 @@ impl EngineThread {
             next: 0,
             begin: Instant::now(),
         })
+    }
+
+    /// Has sequences guess at most `lookup_tokens` tokens ahead.
+    pub(super) fn guessing(self, lookup_tokens: usize) -> Self {
+        Self { lookup_tokens, ..self }
     }
 
     /// Works until every handle is gone, then cancels what is left.

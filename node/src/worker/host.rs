@@ -158,6 +158,7 @@ impl Host {
             quantize,
             context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
             max_sequences: self.options.max_sequences,
+            lookup_tokens: load.lookup_tokens,
             trace: self.options.trace.clone(),
             ..LoadOptions::default()
         };

@@ -38,7 +38,7 @@ impl Device {
         let mut sampled = BTreeMap::new();
         for span in &plan.spans {
             let history = self.compute(span);
-            if span.sample {
+            if span.samples > 0 {
                 sampled.insert(span.sequence, sample(history));
             }
         }
@@ -53,7 +53,7 @@ impl Device {
                 *self.place(&span.blocks, at) = u64::MAX;
             }
         }
-        let sampled = plan.spans.iter().filter(|span| span.sample).map(|span| (span.sequence, 0));
+        let sampled = plan.spans.iter().filter(|span| span.samples > 0).map(|span| (span.sequence, 0));
         self.last = sampled.collect();
         self.last.clone()
     }

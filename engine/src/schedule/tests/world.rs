@@ -164,7 +164,7 @@ impl World {
         let end = (span.start + span.tokens.len()).min(live.script.prompt.len());
         let new = end.saturating_sub(live.reached) as u64;
         live.reached = live.reached.max(end);
-        *self.served.entry(live.script.client).or_default() += new + 2 * u64::from(span.sample);
+        *self.served.entry(live.script.client).or_default() += new + 2 * u64::from(span.samples > 0);
     }
 
     fn read(&mut self, step: Launched) {

@@ -1,0 +1,19 @@
+//! Guessing tokens ahead, so that one step of the model checks several.
+//!
+//! Pure code: `lookup` guesses from the sequence's own text, `length` decides how many guesses pay, `acceptance`
+//! keeps those the model would have chosen itself. Knows no tensors and no clock; `serving` runs the steps.
+//!
+//! A guess is kept when the token chosen from the model's distribution at its place is the same token; the first
+//! that differs is the model's own choice and replaces it. For a guess that does not depend on the choice's
+//! randomness this is the acceptance rule of Leviathan et al. ("Fast Inference from Transformers via Speculative
+//! Decoding", 2023) with all of the draft's probability on one token, so the distribution stays exactly the
+//! model's. It also draws exactly the random numbers that decoding without guesses draws: greedy and seeded
+//! output are the same token for token.
+
+mod acceptance;
+mod length;
+mod lookup;
+
+pub use acceptance::accepted;
+pub use length::{AcceptanceRate, StepCost, best_length};
+pub use lookup::NgramIndex;
