@@ -7,6 +7,7 @@ Writes an MLX checkpoint to OUT_DIR and prints one JSON line a case, in the term
 
 import importlib
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.generate import generate_step
+from mlx_lm.generate import BatchGenerator, generate_step
 
 SHAPES = {
     "smollm2-135m": dict(
@@ -80,6 +81,23 @@ def decode_rate(model, context, tokens, runs=5):
     return median(rates)
 
 
+def batch_decode_rate(model, sequences, context, tokens):
+    """Of the steps in which every sequence decodes."""
+    generator = BatchGenerator(model, max_tokens=tokens, completion_batch_size=sequences, prefill_batch_size=8)
+    generator.insert([[random.randrange(30000) for _ in range(context)] for _ in range(sequences)])
+    begun, seen = None, 0
+    while True:
+        made = generator.next()
+        prompts, tokens_made = made if isinstance(made, tuple) else ([], made)
+        if not prompts and not tokens_made:
+            break
+        if len(tokens_made) == sequences:
+            seen += sequences if begun else 0
+            begun = begun or time.perf_counter()
+            ended = time.perf_counter()
+    return seen / (ended - begun)
+
+
 if __name__ == "__main__":
     shape, bits, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     model, config = build(SHAPES[shape], bits)
@@ -88,3 +106,6 @@ if __name__ == "__main__":
         print(json.dumps({"case": "prefill", "tokens": tokens, "tokens_per_second": prefill_rate(model, tokens)}), flush=True)
     rate = decode_rate(model, 32, 256)
     print(json.dumps({"case": "decode", "context": 32, "tokens": 256, "sequences": 1, "tokens_per_second": rate}), flush=True)
+    sequences = 128
+    rate = batch_decode_rate(model, sequences, 256, 32)
+    print(json.dumps({"case": "decode", "context": 256, "tokens": 32, "sequences": sequences, "tokens_per_second": rate}), flush=True)

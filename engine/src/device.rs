@@ -125,7 +125,16 @@ impl Device {
     }
 
     pub(crate) fn execution(&self) -> Execution {
-        if self.is_gpu() { Execution::Graph } else { Execution::Host }
+        if !self.is_gpu() {
+            return Execution::Host;
+        }
+        let architecture = self.inner.info().ok().and_then(|info| info.architecture).unwrap_or_default();
+        if runs_our_kernels(&architecture) { Execution::Cuda } else { Execution::Graph }
+    }
+
+    /// Whether it is a GPU, which computes far more tokens in one step than it can read weights for.
+    pub(crate) fn has_wide_steps(&self) -> bool {
+        self.is_gpu()
     }
 
     /// Makes arrays of the calling thread live on this device.
@@ -143,6 +152,13 @@ impl Device {
             count => Err(DeviceError::NoSuchGpu { index, count }),
         }
     }
+}
+
+/// Whether a device of this architecture, such as `sm_90`, has the tensor-core products our CUDA kernels are
+/// made of: those of compute capability 8.0 and later.
+fn runs_our_kernels(architecture: &str) -> bool {
+    let capability = architecture.strip_prefix("sm_").and_then(|digits| digits.parse::<u32>().ok());
+    cfg!(feature = "cuda") && capability.is_some_and(|capability| capability >= 80)
 }
 
 /// The memory of this host, which MLX does not report for a CPU.
@@ -173,4 +189,18 @@ pub fn library_for_cpu() -> Option<std::path::PathBuf> {
 fn allocation_failure() -> Option<String> {
     let tried = mlx::Array::from_slice(&[0.0f32], &[1]).and_then(|array| array.to_vec::<f32>());
     tried.err().map(|error| error.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_run_on_recent_nvidia_devices_of_cuda_builds_alone() {
+        assert_eq!(runs_our_kernels("sm_90"), cfg!(feature = "cuda"));
+        assert_eq!(runs_our_kernels("sm_120"), cfg!(feature = "cuda"));
+        assert!(!runs_our_kernels("sm_75"));
+        assert!(!runs_our_kernels("applegpu_g16s"));
+        assert!(!runs_our_kernels(""));
+    }
 }

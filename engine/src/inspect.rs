@@ -102,7 +102,7 @@ fn value_bytes(device: &Device, checkpoint: &Checkpoint) -> u64 {
     let stored_f32 =
         checkpoint.info("model.embed_tokens.weight").is_some_and(|info| info.dtype.to_string() == "F32");
     match device.execution() {
-        Execution::Graph if !stored_f32 => 2,
+        Execution::Graph | Execution::Cuda if !stored_f32 => 2,
         _ => 4,
     }
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <mlx/mlx.h>
+#include <mlx/fast.h>
 
 #include "rust/cxx.h"
 
@@ -46,6 +47,8 @@ enum class Memory : std::uint8_t;
 struct QuantizedLayout;
 struct Rope;
 struct HostView;
+struct CudaSource;
+struct CudaLaunch;
 struct DeviceProperty;
 struct HostKernel;
 struct Owner;
@@ -67,6 +70,13 @@ class ArrayList {
 
  private:
   std::vector<mx::array> arrays_;
+};
+
+// A kernel that MLX compiles when it is first evaluated.
+class CudaKernel {
+ public:
+  explicit CudaKernel(mx::fast::CustomKernelFunction launch) : launch(std::move(launch)) {}
+  const mx::fast::CustomKernelFunction launch;
 };
 
 // Hands an array to Rust; throws std::bad_alloc for one that could never be evaluated.
@@ -193,5 +203,16 @@ std::unique_ptr<ArrayList> host_op(
     rust::Slice<const std::uint8_t> dtypes,
     rust::Box<HostKernel> kernel);
 Ptr host_op_single(rust::Str name, Arrays inputs, Ints shape, std::uint8_t dtype, rust::Box<HostKernel> kernel);
+
+
+std::unique_ptr<CudaKernel> cuda_kernel(
+    const CudaSource& source, rust::Slice<const rust::Str> inputs, rust::Slice<const rust::Str> outputs);
+std::unique_ptr<ArrayList> cuda_launch(
+    const CudaKernel& kernel,
+    Arrays inputs,
+    Ints shapes,
+    rust::Slice<const std::uint8_t> ranks,
+    rust::Slice<const std::uint8_t> dtypes,
+    const CudaLaunch& launch);
 
 } // namespace mlxcel

@@ -128,6 +128,22 @@ pub mod mlx {
         dtype: u8,
     }
 
+    /// What a CUDA kernel is compiled from.
+    struct CudaSource<'a> {
+        name: &'a str,
+        header: &'a str,
+        body: &'a str,
+        shared_bytes: i32,
+    }
+
+    /// How a CUDA kernel is launched: threads in all, threads of a block, and what its outputs begin as.
+    struct CudaLaunch {
+        threads: [i32; 3],
+        block: [i32; 3],
+        has_fill: bool,
+        fill: f32,
+    }
+
     /// One property of a device: text, or a number when `is_number`.
     struct DeviceProperty {
         name: String,
@@ -348,6 +364,22 @@ pub mod mlx {
         fn memory_set_limit(bytes: usize) -> Result<usize>;
         fn memory_set_cache_limit(bytes: usize) -> Result<usize>;
         fn memory_clear_cache() -> Result<()>;
+
+        // cuda_kernel.cpp
+        type CudaKernel;
+        fn cuda_kernel(
+            source: &CudaSource,
+            inputs: &[&str],
+            outputs: &[&str],
+        ) -> Result<UniquePtr<CudaKernel>>;
+        fn cuda_launch(
+            kernel: &CudaKernel,
+            inputs: &[*const CxxArray],
+            shapes: &[i32],
+            ranks: &[u8],
+            dtypes: &[u8],
+            launch: &CudaLaunch,
+        ) -> Result<UniquePtr<ArrayList>>;
 
         // host_op.cpp
         fn host_op(

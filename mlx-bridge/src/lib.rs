@@ -24,6 +24,7 @@
 //! unpacked wheel, then in `LD_LIBRARY_PATH`; on Windows the DLLs lie beside the program.
 
 mod array;
+pub mod cuda;
 mod device;
 mod dtype;
 mod error;

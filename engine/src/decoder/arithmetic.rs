@@ -1,7 +1,7 @@
 //! The arithmetic a decoder needs, apart from attention.
 //!
-//! Two implementations: `HostArithmetic` runs our CPU kernels in f32, `GraphArithmetic` plain MLX
-//! operations in the model's dtype on any device, and is the slow twin of the first.
+//! Three implementations: `HostArithmetic` runs our CPU kernels in f32, `CudaArithmetic` our CUDA kernels in the
+//! model's dtype, `GraphArithmetic` plain MLX operations on any device, and is the slow twin of the others.
 //! The forward pass does not know which one it drives; `load` decides.
 
 use mlxcel_mlx_bridge::{Array, Result};
@@ -59,18 +59,15 @@ pub(crate) trait Arithmetic {
         layer: &LayerWeights,
         step: &StepInputs,
     ) -> Result<[Array; 3]> {
-        let x = self.advance(residual, &layer.mixer_norm)?;
-        let (weights, shape) = (&layer.attention, &layer.attention.shape);
-        let heads = |linear: &LinearWeights, heads: usize| {
-            self.linear(&x, linear)?.reshape(&[-1, length(heads), length(shape.head_dim)])
-        };
-        let rotated = |x: Array, norm: Option<&NormWeights>| {
-            let x = norm.map_or(Ok(x.clone()), |norm| self.norm(&x, norm))?;
-            self.rope(&x, step, &weights.rope)
-        };
-        let query = rotated(heads(&weights.query, shape.heads)?, weights.query_norm.as_ref())?;
-        let key = rotated(heads(&weights.key, shape.kv_heads)?, weights.key_norm.as_ref())?;
-        Ok([query, key, heads(&weights.value, shape.kv_heads)?])
+        attention_inputs(self, residual, layer, step)
+    }
+
+    /// The feed-forward block of a layer on the normed `x`, `[tokens, width]`.
+    fn feed_forward(&self, x: &Array, layer: &LayerWeights) -> Result<Array> {
+        let gate = self.linear(x, &layer.gate)?;
+        let up = self.linear(x, &layer.up)?;
+        let inner = self.gated(&gate, &up, layer.activation)?;
+        self.linear(&inner, &layer.down)
     }
 
     /// What a layer does with the output of its attention, `[tokens, heads, head_dim]`: its projection and the
@@ -80,12 +77,31 @@ pub(crate) trait Arithmetic {
         let mixed = mixed.reshape(&[-1, length(shape.heads * shape.head_dim)])?;
         residual.delta = Some(self.linear(&mixed, &layer.attention.output)?);
         let x = self.advance(residual, &layer.feed_forward_norm)?;
-        let gate = self.linear(&x, &layer.gate)?;
-        let up = self.linear(&x, &layer.up)?;
-        let inner = self.gated(&gate, &up, layer.activation)?;
-        residual.delta = Some(self.linear(&inner, &layer.down)?);
+        residual.delta = Some(self.feed_forward(&x, layer)?);
         Ok(())
     }
+}
+
+/// `Arithmetic::attention_inputs` made of the small operations, for an implementation that does it at once for
+/// some layers only.
+pub(crate) fn attention_inputs<A: Arithmetic + ?Sized>(
+    arithmetic: &A,
+    residual: &mut Residual,
+    layer: &LayerWeights,
+    step: &StepInputs,
+) -> Result<[Array; 3]> {
+    let x = arithmetic.advance(residual, &layer.mixer_norm)?;
+    let (weights, shape) = (&layer.attention, &layer.attention.shape);
+    let heads = |linear: &LinearWeights, heads: usize| {
+        arithmetic.linear(&x, linear)?.reshape(&[-1, length(heads), length(shape.head_dim)])
+    };
+    let rotated = |x: Array, norm: Option<&NormWeights>| {
+        let x = norm.map_or(Ok(x.clone()), |norm| arithmetic.norm(&x, norm))?;
+        arithmetic.rope(&x, step, &weights.rope)
+    };
+    let query = rotated(heads(&weights.query, shape.heads)?, weights.query_norm.as_ref())?;
+    let key = rotated(heads(&weights.key, shape.kv_heads)?, weights.key_norm.as_ref())?;
+    Ok([query, key, heads(&weights.value, shape.kv_heads)?])
 }
 
 /// A length as MLX wants it. Lengths come from arrays MLX has already accepted.

@@ -1,11 +1,14 @@
 //! A model from its description and checkpoint, for one device.
 //!
-//! On the CPU: our kernels, f32 activations, weights used where they lie. Elsewhere: MLX graphs in
-//! the model's own dtype.
+//! On the CPU: our kernels, f32 activations, weights used where they lie. On NVIDIA GPUs: our kernels in the
+//! model's own dtype, over weights laid out for them. Elsewhere: MLX graphs.
+
+use std::rc::Rc;
 
 use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
+use super::cuda::{CudaArithmetic, Kernels};
 use super::description::{Decoder, Mixer};
 use super::graph::GraphArithmetic;
 use super::host::HostArithmetic;
@@ -24,6 +27,8 @@ pub(crate) enum Execution {
     Host,
     /// MLX operations in the model's own dtype.
     Graph,
+    /// Our CUDA kernels in the model's own dtype, MLX operations where they do not reach.
+    Cuda,
 }
 
 impl Model {
@@ -37,16 +42,23 @@ impl Model {
     ) -> Result<Self, WeightError> {
         let dtype = match execution {
             Execution::Host => Dtype::Float32,
-            Execution::Graph => activation_dtype(&description, checkpoint),
+            Execution::Graph | Execution::Cuda => activation_dtype(&description, checkpoint),
         };
-        let preparation = Preparation { quantize, vectors: dtype };
+        let kernels = (execution == Execution::Cuda).then(|| Rc::new(Kernels::new()));
+        let preparation = Preparation { quantize, vectors: dtype, tiles: kernels.clone() };
         let mut source = WeightSource::new(checkpoint, preparation, progress)?;
         let weights = DecoderWeights::load(&description, &mut source)?;
         // Norms are converted and device copies made now, not in the first request.
         mlxcel_mlx_bridge::eval(&weights.arrays())?;
-        let arithmetic: Box<dyn Arithmetic> = match execution {
-            Execution::Host => Box::new(HostArithmetic),
-            Execution::Graph => Box::new(GraphArithmetic { dtype }),
+        if kernels.is_some() {
+            // What was read from files lies in memory that host and device share: not for activations.
+            mlxcel_mlx_bridge::memory::clear_cache()?;
+        }
+        let graph = GraphArithmetic { dtype };
+        let arithmetic: Box<dyn Arithmetic> = match (execution, kernels) {
+            (Execution::Host, _) => Box::new(HostArithmetic),
+            (Execution::Cuda, Some(kernels)) => Box::new(CudaArithmetic { kernels, graph }),
+            _ => Box::new(graph),
         };
         Ok(Self { description, weights, arithmetic, execution, dtype })
     }
@@ -59,7 +71,7 @@ impl Model {
         });
         match self.execution {
             Execution::Host => Box::new(HostKv::new(layers, blocks)),
-            Execution::Graph => Box::new(GraphKv::new(layers.len(), blocks)),
+            Execution::Graph | Execution::Cuda => Box::new(GraphKv::new(layers.len(), blocks)),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Arithmetic in plain MLX operations, in the model's own dtype, on any device.
 //!
-//! What runs on CUDA and Metal, and the slow twin of the CPU kernels.
+//! What runs on Metal, and the slow twin of the CPU and CUDA kernels.
 
 use mlxcel_mlx_bridge::fast::{self, RopeOffset, RopeOptions};
-use mlxcel_mlx_bridge::{Array, Dtype, Quantized, Result};
+use mlxcel_mlx_bridge::{Array, Dtype, Error, ErrorKind, Quantized, Result};
 
 use super::arithmetic::{Arithmetic, length};
 use super::description::Activation;
@@ -30,6 +30,7 @@ impl Arithmetic for GraphArithmetic {
                 };
                 rows.dequantize()?
             }
+            MatrixWeights::Tiled(_) => return Err(tiled("embed")),
         };
         rows.astype(self.dtype)
     }
@@ -46,6 +47,7 @@ impl Arithmetic for GraphArithmetic {
         match weights {
             MatrixWeights::Dense(weight) => x.matmul(&weight.transpose(&[1, 0])?),
             MatrixWeights::Affine(matrix) => matrix.matmul(x, true),
+            MatrixWeights::Tiled(_) => Err(tiled("matrix")),
         }
     }
 
@@ -74,6 +76,12 @@ impl Arithmetic for GraphArithmetic {
             Activation::Silu => gate.multiply(&gate.sigmoid()?)?.multiply(up),
         }
     }
+}
+
+/// Tiles are made for the CUDA arithmetic alone, which reads them itself.
+fn tiled(op: &'static str) -> Error {
+    let message = "the weights are laid out for CUDA kernels".to_owned();
+    Error { op, kind: ErrorKind::Argument, operands: String::new(), message }
 }
 
 /// YaRN scales the rotated dimensions before rotating them.

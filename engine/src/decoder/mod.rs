@@ -4,6 +4,7 @@
 
 mod arithmetic;
 mod build;
+mod cuda;
 mod description;
 mod graph;
 mod host;

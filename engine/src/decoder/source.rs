@@ -2,9 +2,12 @@
 //!
 //! Knows how matrices and vectors are stored, not which of them a decoder has (`weights`).
 
+use std::rc::Rc;
+
 use mlxcel_mlx_bridge::{Array, Dtype, Quantized, QuantizedLayout};
 
 use super::arithmetic::length;
+use super::cuda::{Kernels, TiledMatrix};
 use super::description::Linear;
 use super::weights::MatrixWeights;
 use crate::api::{LoadStep, Quantization};
@@ -37,6 +40,8 @@ pub(crate) struct Preparation {
     pub(crate) quantize: Option<Quantization>,
     /// The dtype of norms and biases.
     pub(crate) vectors: Dtype,
+    /// Lay quantised matrices out for these kernels, where they can take them.
+    pub(crate) tiles: Option<Rc<Kernels>>,
 }
 
 /// Reads the weights of one checkpoint.
@@ -91,12 +96,12 @@ impl<'a> WeightSource<'a> {
         packed.expect_dtype(&[TensorDtype::U32])?;
         let scales = self.tensor(&part("scales"), &[linear.outputs, groups])?;
         let biases = self.tensor(&part("biases"), &[linear.outputs, groups])?;
-        Ok(MatrixWeights::Affine(Quantized {
+        self.laid_out(Quantized {
             weight: array(&packed, Dtype::Uint32)?,
             scales: float_array(&scales)?,
             biases: Some(float_array(&biases)?),
             layout: layout(quantization),
-        }))
+        })
     }
 
     fn dense(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
@@ -104,13 +109,22 @@ impl<'a> WeightSource<'a> {
         let weight = float_array(&tensor)?;
         match self.preparation.quantize {
             Some(quantization) if linear.inputs.is_multiple_of(quantization.group_size as usize) => {
-                let matrix = MatrixWeights::Affine(Quantized::quantize(&weight, layout(quantization))?);
+                let matrix = self.laid_out(Quantized::quantize(&weight, layout(quantization))?)?;
                 // Evaluated one by one, so that no more than one float matrix is in memory.
                 mlxcel_mlx_bridge::eval(&matrix.arrays())?;
                 Ok(matrix)
             }
             _ => Ok(MatrixWeights::Dense(weight)),
         }
+    }
+
+    /// A quantised matrix as the arithmetic reads it.
+    fn laid_out(&self, matrix: Quantized) -> Result<MatrixWeights, WeightError> {
+        let tiled = match &self.preparation.tiles {
+            Some(kernels) => TiledMatrix::new(kernels, &matrix, self.preparation.vectors)?,
+            None => None,
+        };
+        Ok(tiled.map_or(MatrixWeights::Affine(matrix), MatrixWeights::Tiled))
     }
 
     fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<Tensor, WeightError> {

@@ -5,6 +5,7 @@
 
 use mlxcel_mlx_bridge::{Array, Quantized};
 
+use super::cuda::TiledMatrix;
 use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Rope};
 use super::source::{WeightError, WeightSource};
 use crate::kv::AttentionRule;
@@ -16,6 +17,8 @@ pub(crate) enum MatrixWeights {
     Dense(Array),
     /// Affine groups in MLX's layout.
     Affine(Quantized),
+    /// Affine groups in the layout of our CUDA kernels.
+    Tiled(TiledMatrix),
 }
 
 impl MatrixWeights {
@@ -25,6 +28,7 @@ impl MatrixWeights {
             Self::Affine(matrix) => {
                 [&matrix.weight, &matrix.scales].into_iter().chain(&matrix.biases).collect()
             }
+            Self::Tiled(matrix) => matrix.arrays().to_vec(),
         }
     }
 }

@@ -21,11 +21,13 @@ use crate::schedule::{Scheduler, SchedulerLimits};
 use crate::text::{TextCodec, TextError};
 use crate::trace::Trace;
 
-/// Most sequences in one step, unless the options say otherwise.
-const DEFAULT_MAX_SEQUENCES: u32 = 16;
+/// Most sequences in one step, unless the options say otherwise: on a CPU, and on a GPU, where they share the
+/// reading of the weights.
+const DEFAULT_MAX_SEQUENCES: [u32; 2] = [16, 256];
 
-/// Most tokens in one step: what keeps a decode token from waiting long for others' prompts.
-const STEP_TOKENS: usize = 512;
+/// Most tokens in one step, on a CPU and on a GPU: what keeps a decode token from waiting long for others' prompts,
+/// and what a device needs to be busy.
+const STEP_TOKENS: [usize; 2] = [512, 2048];
 
 /// After how long requests that are passed over count as one priority higher: a distance of one costs the lower one
 /// at most this time a turn.
@@ -139,13 +141,14 @@ impl Loaded {
         let context_tokens = context(options, description.max_context)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
         let weight_bytes = model.weights.bytes();
-        let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES) as usize;
+        let wide = usize::from(device.has_wide_steps());
+        let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES[wide]) as usize;
         let wanted = max_sequences * blocks_for(context_tokens as usize);
         let most = options.kv_tokens.map_or(wanted, |tokens| tokens as usize / BLOCK_TOKENS);
         let blocks = kv_blocks(&model, &device, weight_bytes, wanted.min(most));
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
-        let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS, ageing: AGEING };
+        let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS[wide], ageing: AGEING };
         let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
         Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, trace })

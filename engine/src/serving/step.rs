@@ -115,7 +115,7 @@ fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledT
             let (ids, choices) = sample(&logits, &spans, states(engine, &spans))?;
             (ids, Some(choices))
         }
-        Execution::Graph => {
+        Execution::Graph | Execution::Cuda => {
             async_eval(&[&logits])?;
             return Ok(Outcome::Logits(spans, logits));
         }

@@ -29,6 +29,8 @@ impl MatrixView {
             MatrixWeights::Dense(weight) => {
                 Self { outputs: size(weight, 0), inputs: size(weight, 1), affine: None }
             }
+            // Never made for the CPU; `read` refuses its u32 words as floats.
+            MatrixWeights::Tiled(_) => Self { outputs: 0, inputs: 0, affine: None },
             MatrixWeights::Affine(quantized) => {
                 let group = quantized.layout.group_size as usize;
                 Self {
