@@ -14,7 +14,8 @@ use crate::{root, target_dir};
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
 const RUST_SOURCE: &str = "/usr/share/doc/rust-web-src";
-const PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
+const OBJCOPY: &str = "/usr/bin/llvm-objcopy";
+const PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "llvm"];
 
 const WINDOWS: &str = "x86_64-pc-windows-msvc";
 const MACOS: &str = "aarch64-apple-darwin";
@@ -36,7 +37,8 @@ pub(crate) fn check_windows() -> Result<()> {
 /// Compiles and links the program for macOS against the Metal build of MLX, C++ included.
 ///
 /// Zig brings the compiler, linker and C library; the frameworks it lacks are met by lists of
-/// the symbols used.
+/// the symbols used. Shared libraries among the dependencies are linked with a `rust-objcopy`, which
+/// Debian's compiler leaves out: LLVM's own stands in.
 pub(crate) fn link_macos() -> Result<()> {
     compiler()?;
     let python = python_with(&files().join("requirements.txt"))?;
@@ -45,7 +47,7 @@ pub(crate) fn link_macos() -> Result<()> {
     let mut command = Command::new(bin.join("cargo-zigbuild"));
     command
         .args(["zigbuild", "-p", "mlxcel", "--no-default-features", "--features", "metal,distributed"])
-        .env("PATH", format!("{}:{path}", bin.display()))
+        .env("PATH", format!("{}:{}:{path}", bin.display(), files().display()))
         .env("CARGO", CARGO)
         .env("CARGO_PROFILE_DEV_STRIP", "none")
         .env("RUSTFLAGS", format!("-Lframework={}", files().join("frameworks").display()));
@@ -67,7 +69,7 @@ fn for_target<'a>(command: &'a mut Command, target: &str) -> &'a mut Command {
 }
 
 fn compiler() -> Result<()> {
-    system_packages(&[RUSTC, CARGO, RUST_SOURCE], PACKAGES)
+    system_packages(&[RUSTC, CARGO, RUST_SOURCE, OBJCOPY], PACKAGES)
 }
 
 fn files() -> PathBuf {
