@@ -4,8 +4,11 @@
 //! Mechanism only: what the bytes mean is the affair of whoever writes them. `contract` says what every way of moving
 //! bytes promises, `domain` keeps the books of a process that all of them share.
 
+pub mod collective;
 pub mod contract;
 pub mod domain;
+pub mod inprocess;
+pub mod selection;
 
 pub use contract::{
     Access, Address, Attachment, Batch, BatchBuilder, BatchError, Caps, Channel, Completion, ConnectError,

@@ -5,9 +5,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// One process's end of the data plane, for as long as the process lives: chosen at random when it starts, so that
 /// what was meant for a process that died never reaches the one that took its place.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PeerId(u128);
 
 impl PeerId {
@@ -43,7 +45,8 @@ impl fmt::Debug for PeerId {
 }
 
 /// A way of moving bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Kind {
     /// Copies between threads of one process.
@@ -85,7 +88,7 @@ impl fmt::Display for Kind {
 }
 
 /// Where a transport listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address {
     /// Which transport listens there.
     pub kind: Kind,

@@ -6,6 +6,7 @@
 
 mod address;
 mod batch;
+mod blocking;
 mod caps;
 mod key;
 mod op;
@@ -17,6 +18,7 @@ mod transport;
 pub use address::{Address, Kind, PeerId};
 pub(crate) use batch::lies_within;
 pub use batch::{Batch, BatchBuilder, BatchError, Run};
+pub(crate) use blocking::block_on;
 pub use caps::{Caps, MemoryKind};
 pub use key::{Key, KeyError, RailKey};
 pub(crate) use op::State as OpState;

@@ -1,15 +1,12 @@
 //! The trait that every way of moving bytes implements, and the conveniences that follow from it.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::blocking::block_on;
 use super::{
     Access, Address, Batch, Caps, Channel, Kind, Memory, Op, OpError, PeerId, Region, RegisterError, Stats,
     Tag,
@@ -56,6 +53,9 @@ pub enum ConnectError {
         /// Where.
         address: String,
     },
+    /// The two sides have no transport in common that is allowed.
+    #[error("the two sides have no way in common that the policy allows")]
+    NoCommonWay,
     /// It took too long.
     #[error("the peer did not answer in time")]
     Timeout,
@@ -169,31 +169,13 @@ pub trait TransportExt: Transport {
                 std::hint::spin_loop();
             }
             if begun.elapsed() > spin {
-                return sleep_until_ended(op);
+                return block_on(op);
             }
         }
     }
 }
 
 impl<T: Transport + ?Sized> TransportExt for T {}
-
-fn sleep_until_ended(op: Op) -> Result<(), OpError> {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut op: Pin<&mut Op> = pin!(op);
-    loop {
-        match op.as_mut().poll(&mut context) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
 
 /// Longer than a round trip between hosts of one rack, short beside a wake-up in a virtual machine times a few.
 const SPIN: Duration = Duration::from_micros(100);
