@@ -5,6 +5,7 @@
 //! and a server's `claim` judges the caller's.
 
 mod connect;
+mod data_plane;
 mod verify;
 
 use std::io;
@@ -22,6 +23,7 @@ use tokio_rustls::{TlsAcceptor, client, server};
 use crate::{CONNECT_TIMEOUT, Fingerprint, Identity};
 
 pub use connect::{connect, connect_any};
+pub use data_plane::{DataPlane, Trust, server_name};
 use verify::KeyVerifier;
 
 /// A connection this host opened.

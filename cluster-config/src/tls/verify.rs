@@ -16,7 +16,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::Expect;
+use super::{Expect, Trust};
 use crate::Fingerprint;
 
 /// Another key than the expected one answered.
@@ -34,27 +34,55 @@ impl fmt::Display for KeyMismatch {
 
 impl std::error::Error for KeyMismatch {}
 
-/// Accepts self-signed ed25519 certificates of the expected key.
+/// A key answered that is not among the trusted ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct KeyNotTrusted(Fingerprint);
+
+impl fmt::Display for KeyNotTrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {} is not trusted", self.0)
+    }
+}
+
+impl std::error::Error for KeyNotTrusted {}
+
+/// Which keys a verifier accepts.
+#[derive(Debug)]
+enum Accepts {
+    Expected(Expect),
+    Trusted(Trust),
+}
+
+/// Accepts self-signed ed25519 certificates of the expected key, or of keys that are trusted at that moment.
 #[derive(Debug)]
 pub(super) struct KeyVerifier {
-    expected: Expect,
+    accepts: Accepts,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl KeyVerifier {
     pub(super) fn new(expected: Expect) -> Self {
-        Self { expected, algorithms: ring::default_provider().signature_verification_algorithms }
+        Self::accepting(Accepts::Expected(expected))
+    }
+
+    pub(super) fn trusting(trust: Trust) -> Self {
+        Self::accepting(Accepts::Trusted(trust))
+    }
+
+    fn accepting(accepts: Accepts) -> Self {
+        Self { accepts, algorithms: ring::default_provider().signature_verification_algorithms }
     }
 
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         let seen = key_of(certificate)?;
-        match self.expected {
-            Expect::Exactly(expected) if expected != seen => {
-                let mismatch = KeyMismatch { expected, seen };
-                Err(CertificateError::Other(OtherError(Arc::new(mismatch))).into())
+        let refusal: OtherError = match &self.accepts {
+            Accepts::Expected(Expect::Exactly(expected)) if *expected != seen => {
+                OtherError(Arc::new(KeyMismatch { expected: *expected, seen }))
             }
-            Expect::Exactly(_) | Expect::Any => Ok(()),
-        }
+            Accepts::Trusted(trust) if !trust.allows(seen) => OtherError(Arc::new(KeyNotTrusted(seen))),
+            Accepts::Expected(_) | Accepts::Trusted(_) => return Ok(()),
+        };
+        Err(CertificateError::Other(refusal).into())
     }
 
     fn check_signature(
