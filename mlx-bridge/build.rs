@@ -57,4 +57,5 @@ fn compile(mlx: &Mlx, target: &Target) {
     build.compile("mlxcel_mlx_bridge");
 }
 
-const SOURCES: [&str; 8] = ["array", "cuda_kernel", "device", "fast", "host_op", "linear", "ops", "random"];
+const SOURCES: [&str; 9] =
+    ["array", "cuda_kernel", "device", "distributed", "fast", "host_op", "linear", "ops", "random"];

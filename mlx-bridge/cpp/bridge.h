@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <mlx/mlx.h>
+#include <mlx/distributed/distributed.h>
 #include <mlx/fast.h>
 
 #include "rust/cxx.h"
@@ -44,6 +45,7 @@ enum class Binary : std::uint8_t;
 enum class Reduce : std::uint8_t;
 enum class Along : std::uint8_t;
 enum class Memory : std::uint8_t;
+enum class Collect : std::uint8_t;
 struct QuantizedLayout;
 struct Rope;
 struct HostView;
@@ -70,6 +72,13 @@ class ArrayList {
 
  private:
   std::vector<mx::array> arrays_;
+};
+
+// The processes that one of them computes with.
+class Group {
+ public:
+  explicit Group(mx::distributed::Group group) : inner(std::move(group)) {}
+  const mx::distributed::Group inner;
 };
 
 // A kernel that MLX compiles when it is first evaluated.
@@ -214,5 +223,11 @@ std::unique_ptr<ArrayList> cuda_launch(
     rust::Slice<const std::uint8_t> ranks,
     rust::Slice<const std::uint8_t> dtypes,
     const CudaLaunch& launch);
+
+bool group_available(rust::Str backend);
+std::unique_ptr<Group> group_init(rust::Str backend);
+std::int32_t group_rank(const Group& group);
+std::int32_t group_size(const Group& group);
+Ptr group_collect(Collect how, const mx::array& a, const Group& group);
 
 } // namespace mlxcel

@@ -104,6 +104,14 @@ pub mod mlx {
         Peak,
     }
 
+    /// Operations of a group of processes.
+    enum Collect {
+        AllGather,
+        AllMax,
+        AllSum,
+        SumScatter,
+    }
+
     /// How a quantised matrix is stored.
     struct QuantizedLayout<'a> {
         bits: i32,
@@ -380,6 +388,14 @@ pub mod mlx {
             dtypes: &[u8],
             launch: &CudaLaunch,
         ) -> Result<UniquePtr<ArrayList>>;
+
+        // distributed.cpp
+        type Group;
+        fn group_available(backend: &str) -> Result<bool>;
+        fn group_init(backend: &str) -> Result<UniquePtr<Group>>;
+        fn group_rank(group: &Group) -> Result<i32>;
+        fn group_size(group: &Group) -> Result<i32>;
+        fn group_collect(how: Collect, a: &CxxArray, group: &Group) -> Result<UniquePtr<CxxArray>>;
 
         // host_op.cpp
         fn host_op(

@@ -26,6 +26,7 @@
 mod array;
 pub mod cuda;
 mod device;
+pub mod distributed;
 mod dtype;
 mod error;
 mod evaluation;
