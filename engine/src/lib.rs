@@ -13,6 +13,7 @@ pub mod families;
 mod grammar;
 mod inspect;
 mod kv;
+pub mod ranks;
 mod request;
 pub mod sampling;
 pub mod schedule;

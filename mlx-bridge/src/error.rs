@@ -49,7 +49,8 @@ impl Error {
         Self { op, kind, operands: describe(operands), message: message.into() }
     }
 
-    pub(crate) fn argument(op: &'static str, message: impl Into<String>) -> Self {
+    /// The error of an argument that whoever builds operation `op` refuses before MLX sees it.
+    pub fn argument(op: &'static str, message: impl Into<String>) -> Self {
         Self::new(op, ErrorKind::Argument, &[], message)
     }
 
