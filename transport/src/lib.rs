@@ -6,7 +6,9 @@
 
 pub mod collective;
 pub mod contract;
+pub mod core;
 pub mod domain;
+pub mod faulty;
 pub mod inprocess;
 pub mod selection;
 

@@ -115,6 +115,13 @@ impl Inbox {
         Some((channel, queue.read))
     }
 
+    pub(super) fn retell(&self, peer: PeerId) {
+        let mut peers = self.peers.lock();
+        if let Some(Channels { known, credit }) = peers.get_mut(&peer) {
+            credit.extend(known.iter().filter(|(_, queue)| queue.read > 0).map(|(channel, _)| channel.0));
+        }
+    }
+
     /// Ends who waits for `peer`. What has arrived can still be read.
     pub(super) fn lost(&self, peer: PeerId) {
         let mut peers = self.peers.lock();

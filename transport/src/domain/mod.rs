@@ -8,6 +8,7 @@
 mod counters;
 mod deadlines;
 mod inbox;
+mod outbox;
 mod peers;
 mod regions;
 
@@ -29,6 +30,7 @@ use regions::Regions;
 
 pub use counters::{Counter, TagInUse};
 pub use inbox::{MAX_MESSAGE, Message, Overflow, WINDOW};
+pub(crate) use outbox::Outbox;
 pub use peers::{Kick, PeerState};
 pub use regions::{Grant, Use};
 
@@ -47,18 +49,18 @@ impl Domain {
     /// Books of a new process, whose deadlines a thread watches.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Self::with(Deadlines::watched())
+        Self::with(PeerId::random(), Deadlines::watched())
     }
 
-    /// Books whose deadlines pass when [`expire`](Self::expire) says so: for virtual time.
+    /// Books of a process of this name, whose deadlines pass when [`expire`](Self::expire) says so: for virtual time.
     #[must_use]
-    pub fn with_manual_clock() -> Arc<Self> {
-        Self::with(Deadlines::manual())
+    pub fn with_manual_clock(id: PeerId) -> Arc<Self> {
+        Self::with(id, Deadlines::manual())
     }
 
-    fn with(deadlines: Arc<Deadlines>) -> Arc<Self> {
+    fn with(id: PeerId, deadlines: Arc<Deadlines>) -> Arc<Self> {
         Arc::new(Self {
-            id: PeerId::random(),
+            id,
             regions: Regions::default(),
             counters: Arc::default(),
             inbox: Inbox::default(),
@@ -179,6 +181,11 @@ impl Domain {
     #[must_use]
     pub fn take_credit(&self, peer: PeerId) -> Option<(Channel, u64)> {
         self.inbox.take_credit(peer)
+    }
+
+    /// Has everything that was read named again by [`take_credit`](Self::take_credit): what was told may be lost.
+    pub fn retell_credit(&self, peer: PeerId) {
+        self.inbox.retell(peer);
     }
 
     // Peers.

@@ -26,7 +26,7 @@ mod regions {
 
     #[test]
     fn a_key_admits_to_its_region_and_nothing_else() {
-        let domain = Domain::with_manual_clock();
+        let domain = Domain::with_manual_clock(PeerId::random());
         let region = domain.register(Memory::zeroed(100).expect("there is memory"), Access::WRITE);
         let key = region.key();
         let grant = Grant { region: key.region, capability: key.capability };
@@ -42,7 +42,7 @@ mod regions {
 
     #[test]
     fn a_dropped_region_admits_nobody_while_its_memory_lives_on() {
-        let domain = Domain::with_manual_clock();
+        let domain = Domain::with_manual_clock(PeerId::random());
         let region = domain.register(Memory::zeroed(100).expect("there is memory"), Access::WRITE);
         let key = region.key();
         let in_flight = region.slice(0..10);
@@ -58,7 +58,7 @@ mod counters {
 
     #[test]
     fn a_counter_resolves_when_as_many_batches_arrived() {
-        let (domain, peer, tag) = (Domain::with_manual_clock(), peer(), Tag::new(7));
+        let (domain, peer, tag) = (Domain::with_manual_clock(PeerId::random()), peer(), Tag::new(7));
         let counter = domain.expect(tag, &[peer]).expect("the tag is free");
         let op = counter.reached(2, later());
         assert!(domain.arrived(tag, peer));
@@ -70,7 +70,7 @@ mod counters {
 
     #[test]
     fn a_tag_counts_only_while_it_is_open_and_only_from_its_peers() {
-        let (domain, tag) = (Domain::with_manual_clock(), Tag::new(7));
+        let (domain, tag) = (Domain::with_manual_clock(PeerId::random()), Tag::new(7));
         let (wanted, stranger) = (peer(), peer());
         assert!(!domain.arrived(tag, wanted));
         let counter = domain.expect(tag, &[wanted]).expect("the tag is free");
@@ -85,7 +85,7 @@ mod counters {
 
     #[test]
     fn the_loss_of_a_contributor_fails_who_still_waits() {
-        let (domain, tag) = (Domain::with_manual_clock(), Tag::new(7));
+        let (domain, tag) = (Domain::with_manual_clock(PeerId::random()), Tag::new(7));
         let (dies, lives) = (peer(), peer());
         let counter = domain.expect(tag, &[dies, lives]).expect("the tag is free");
         domain.arrived(tag, dies);
@@ -99,7 +99,7 @@ mod counters {
 
     #[test]
     fn a_counter_of_a_peer_that_is_lost_already_does_not_wait() {
-        let (domain, peer) = (Domain::with_manual_clock(), peer());
+        let (domain, peer) = (Domain::with_manual_clock(PeerId::random()), peer());
         domain.peer_lost(peer, PeerLoss::Silent);
         let counter = domain.expect(Tag::new(1), &[peer]).expect("the tag is free");
         assert_eq!(counter.reached(1, later()).outcome(), Some(Err(OpError::PeerLost)));
@@ -113,7 +113,7 @@ mod messages {
 
     #[test]
     fn messages_are_read_in_order_by_channel() {
-        let (domain, peer) = (Domain::with_manual_clock(), peer());
+        let (domain, peer) = (Domain::with_manual_clock(PeerId::random()), peer());
         let waiting = domain.readable(peer, CHANNEL, later());
         for (channel, text) in [(CHANNEL, "a"), (Channel(4), "x"), (CHANNEL, "b")] {
             domain.deliver(peer, channel, Bytes::from_static(text.as_bytes())).expect("there is room");
@@ -125,7 +125,7 @@ mod messages {
 
     #[test]
     fn a_full_window_opens_when_it_has_been_read_and_told() {
-        let (domain, peer) = (Domain::with_manual_clock(), peer());
+        let (domain, peer) = (Domain::with_manual_clock(PeerId::random()), peer());
         let (kick, kicks) = kick();
         domain.peer_connected(peer, Kind::Tcp, kick);
         let message = Bytes::from(vec![0; 32 * 1024]);
@@ -143,7 +143,7 @@ mod messages {
 
     #[test]
     fn what_arrived_can_be_read_after_its_sender_was_lost() {
-        let (domain, peer) = (Domain::with_manual_clock(), peer());
+        let (domain, peer) = (Domain::with_manual_clock(PeerId::random()), peer());
         domain.deliver(peer, CHANNEL, Bytes::from_static(b"last words")).expect("there is room");
         domain.peer_lost(peer, PeerLoss::Closed);
         let receive = || futures::executor::block_on(domain.receive(peer, CHANNEL, later()));
@@ -157,7 +157,7 @@ mod deadlines {
 
     #[test]
     fn operations_end_when_their_deadline_passes_and_not_before() {
-        let domain = Domain::with_manual_clock();
+        let domain = Domain::with_manual_clock(PeerId::random());
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let (early, late) = (domain.connected(peer(), at(1)), domain.connected(peer(), at(5)));
@@ -177,7 +177,7 @@ mod deadlines {
 
     #[test]
     fn ended_operations_do_not_pile_up() {
-        let domain = Domain::with_manual_clock();
+        let domain = Domain::with_manual_clock(PeerId::random());
         for _ in 0..10_000 {
             domain.connected(peer(), later()).cancel();
         }

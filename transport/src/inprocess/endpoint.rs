@@ -12,12 +12,11 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::Network;
-use super::outbox::Outbox;
 use crate::contract::{
     Address, Batch, Caps, Channel, ConnectError, Denial, Kind, MemoryKind, Op, OpError, PeerId, PeerLoss,
     RailStats, Region, RegionSlice, RegisterError, Stats, Tag, Transport,
 };
-use crate::domain::{Domain, Grant, Kick, MAX_MESSAGE, PeerState, Use};
+use crate::domain::{Domain, Grant, Kick, MAX_MESSAGE, Outbox, PeerState, Use};
 
 /// An endpoint of a [`Network`].
 #[derive(Debug)]
@@ -94,7 +93,7 @@ impl InProcess {
     /// Hands over what there is room for. The lock on the outboxes keeps messages in order.
     fn deliver(&self, outboxes: &mut HashMap<PeerId, Outbox>, to: &Self, channel: Channel) {
         let Some(outbox) = outboxes.get_mut(&to.id()) else { return };
-        while let Some((message, done)) = outbox.next(channel) {
+        while let Some((_, message, done)) = outbox.next(channel) {
             let bytes = message.0.len() as u64;
             let delivered = to.domain.deliver(self.id(), channel, message.0);
             debug_assert!(delivered.is_ok(), "the outbox keeps to the window");

@@ -4,7 +4,6 @@
 //! its endpoints can reach. There is nothing to wait for but room for messages, so there is no thread.
 
 mod endpoint;
-mod outbox;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

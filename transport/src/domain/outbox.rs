@@ -6,11 +6,11 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::inbox::{Message, WINDOW};
 use crate::contract::{Channel, Completion};
-use crate::domain::{Message, WINDOW};
 
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     channels: HashMap<Channel, Window>,
 }
 
@@ -18,21 +18,26 @@ pub(super) struct Outbox {
 struct Window {
     sent: u64,
     read: u64,
+    /// The number of the next message that is let go.
+    number: u64,
     waiting: VecDeque<(Message, Completion)>,
 }
 
 impl Outbox {
-    pub(super) fn push(&mut self, channel: Channel, message: Bytes, done: Completion) {
+    pub(crate) fn push(&mut self, channel: Channel, message: Bytes, done: Completion) {
         self.channels.entry(channel).or_default().waiting.push_back((Message(message), done));
     }
 
-    /// Notes how many bytes of a channel the peer has read in all.
-    pub(super) fn read(&mut self, channel: Channel, bytes: u64) {
-        self.channels.entry(channel).or_default().read = bytes;
+    /// Notes how many bytes of a channel the peer has read in all; whether it was sent as many.
+    pub(crate) fn read(&mut self, channel: Channel, bytes: u64) -> bool {
+        let window = self.channels.entry(channel).or_default();
+        // What is told on several rails may arrive in another order.
+        window.read = window.read.max(bytes);
+        window.read <= window.sent
     }
 
-    /// The next message of a channel that there is room for. Those whose operation has ended are left out.
-    pub(super) fn next(&mut self, channel: Channel) -> Option<(Message, Completion)> {
+    /// The next message of a channel that there is room for, and its number there. Those whose operation has ended are left out.
+    pub(crate) fn next(&mut self, channel: Channel) -> Option<(u64, Message, Completion)> {
         let window = self.channels.get_mut(&channel)?;
         while window.waiting.front().is_some_and(|(_, done)| done.is_ended()) {
             window.waiting.pop_front();
@@ -42,16 +47,18 @@ impl Outbox {
             return None;
         }
         window.sent += cost;
-        window.waiting.pop_front()
+        window.number += 1;
+        let (message, done) = window.waiting.pop_front()?;
+        Some((window.number - 1, message, done))
     }
 
     /// How many messages wait.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.channels.values().map(|window| window.waiting.len()).sum()
     }
 
     /// Everything that waits, on any channel.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Completion> + '_ {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Completion> + '_ {
         self.channels.values_mut().flat_map(|window| window.waiting.drain(..)).map(|(_, done)| done)
     }
 }
