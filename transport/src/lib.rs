@@ -11,6 +11,7 @@ pub mod domain;
 pub mod faulty;
 pub mod inprocess;
 pub mod selection;
+pub mod tcp;
 
 pub use contract::{
     Access, Address, Attachment, Batch, BatchBuilder, BatchError, Caps, Channel, Completion, ConnectError,

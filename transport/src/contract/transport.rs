@@ -131,6 +131,10 @@ pub trait Transport: Send + Sync {
     /// own for the time when nobody calls this; who cannot afford their waking up does.
     fn progress(&self) -> bool;
 
+    /// Says that the caller, who has called `progress`, is about to wait in another way: the transport's own threads,
+    /// which rest while somebody drives, go on at once. Who says nothing is noticed within a millisecond.
+    fn stop_driving(&self) {}
+
     /// What it has done and is doing.
     fn stats(&self) -> Stats;
 }
@@ -169,6 +173,7 @@ pub trait TransportExt: Transport {
                 std::hint::spin_loop();
             }
             if begun.elapsed() > spin {
+                self.stop_driving();
                 return block_on(op);
             }
         }

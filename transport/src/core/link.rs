@@ -202,6 +202,11 @@ impl Link {
         self.lose(PeerLoss::Protocol(error.0));
     }
 
+    /// Ends the link for a reason that the driver knows.
+    pub fn abandon(&mut self, why: PeerLoss) {
+        self.lose(why);
+    }
+
     /// Operations that are not done.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -11,6 +11,7 @@
 
 mod answering;
 mod frame;
+pub mod hello;
 mod incoming;
 mod link;
 mod outgoing;
