@@ -282,6 +282,8 @@ impl Link {
             return;
         }
         self.lost = Some(why);
+        // First: whoever finds an operation lost finds the peer lost.
+        self.domain.peer_lost(self.peer, why);
         for (_, outgoing) in self.outgoing.drain() {
             outgoing.done.end(Err(OpError::PeerLost));
         }
@@ -292,7 +294,6 @@ impl Link {
         self.given_up.clear();
         self.queues = Queues::default();
         self.arrivals.clear();
-        self.domain.peer_lost(self.peer, why);
         self.events.push_back(LinkEvent::Lost(why));
     }
 }

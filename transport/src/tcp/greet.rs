@@ -273,6 +273,11 @@ impl Greeting {
 }
 
 impl GreetError {
+    /// Whether nobody listens there.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Socket(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// As whoever called is told.
     pub(super) fn of_call(self, address: SocketAddr) -> ConnectError {
         let address = address.to_string();

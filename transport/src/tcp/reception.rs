@@ -186,7 +186,12 @@ impl Reception {
 
 fn give_up(greeting: Greeting, error: GreetError, links: &mut Links, now: Instant) {
     match greeting.called {
-        Some((hello, address)) => links.call_failed(&hello, error.of_call(address), now),
+        Some((hello, address)) => {
+            if error.is_refusal() {
+                links.gone(&hello, now);
+            }
+            links.call_failed(&hello, error.of_call(address), now);
+        }
         None => tracing::debug!(target: "mlxcel::transport::tcp", %error, "a caller was turned away"),
     }
 }

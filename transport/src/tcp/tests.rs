@@ -1,6 +1,9 @@
 //! Two transports of one process, over loopback: each way of moving bytes, protected and not.
 
 mod faults;
+mod process;
+mod rails;
+mod strangers;
 mod traffic;
 
 use std::net::Ipv4Addr;

@@ -237,6 +237,9 @@ impl Links {
         if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.ours == incarnation) {
             peer.rails.retain(|up| *up != key);
             peer.closing += 1;
+            if peer.rails.is_empty() && matches!(why, Some(RailError::Socket(_))) {
+                peer.orphaned = Some(now);
+            }
             self.dials_due |= peer.dial.is_some();
         }
         if !in_use {

@@ -17,7 +17,7 @@ use crate::core::{Link, LinkConfig, RailId};
 use crate::domain::Kick;
 use crate::tcp::config::MAX_RAILS;
 use crate::tcp::rail::{Rail, Wire};
-use crate::{ConnectError, Kind, PeerLoss};
+use crate::{ConnectError, Kind};
 
 /// What a peer that we called said.
 #[derive(Debug)]
@@ -85,6 +85,9 @@ impl Links {
         match answer {
             Answer::Refused(Refusal::Forgotten) => self.lose(hello.to, now),
             Answer::Refused(refusal) => {
+                if refusal == Refusal::AnotherPeer {
+                    self.gone(&hello, now);
+                }
                 let address = address.to_string();
                 let error = match refusal {
                     Refusal::AnotherPeer => ConnectError::AnotherPeer { address },
@@ -108,6 +111,15 @@ impl Links {
                 self.rail_up(hello.to, hello.rail, met, now);
             }
         }
+    }
+
+    /// Nobody listens any more where a peer was called, or somebody else does: without rails, the peer is lost.
+    pub(in crate::tcp) fn gone(&mut self, hello: &Hello, now: Instant) {
+        let this = |peer: &&mut Peer| peer.ours == hello.incarnation && peer.rails.is_empty();
+        if let Some(peer) = self.peers.get_mut(&hello.to).filter(this) {
+            peer.abandon();
+        }
+        self.settle(hello.to, now);
     }
 
     /// A call came to nothing.
@@ -152,6 +164,7 @@ impl Links {
         let config = LinkConfig { silence_limit: self.config.silence_limit, ..LinkConfig::default() };
         let link = peer.link.get_or_insert_with(|| Link::new(self.domain.clone(), id, config, now));
         link.rail_up(rail, now);
+        peer.orphaned = None;
         if new {
             peer.key = key;
             let kick = std::sync::Arc::clone(&self.kick);
@@ -171,8 +184,8 @@ impl Links {
     }
 
     fn lose(&mut self, id: PeerId, now: Instant) {
-        if let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) {
-            link.abandon(PeerLoss::Broken);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.abandon();
         }
         self.settle(id, now);
         self.peers.remove(&id);

@@ -1,14 +1,14 @@
 //! What is kept of one peer: the link, the rails that carry it, and the connections that are ours to open.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use mlxcel_cluster_config::Fingerprint;
 
 use crate::core::Link;
 use crate::tcp::dial::Dial;
-use crate::{ConnectError, Stats};
+use crate::{ConnectError, PeerLoss, Stats};
 
 /// Who waits for a peer to be connected.
 pub(super) struct Waiter {
@@ -30,6 +30,8 @@ pub(super) struct Peer {
     pub(super) rails: Vec<usize>,
     /// Rails that are down but still in use by the kernel: until they are not, nothing is fed to the link.
     pub(super) closing: usize,
+    /// Since when there is no rail, and the last one was ended by the peer's system: as it does for a process that dies.
+    pub(super) orphaned: Option<Instant>,
     /// How many connections we opened in all.
     pub(super) opened: u16,
     pub(super) dial: Option<Dial>,
@@ -46,6 +48,7 @@ impl Peer {
             key: None,
             rails: Vec::new(),
             closing: 0,
+            orphaned: None,
             opened: 0,
             dial: None,
             waiters: Vec::new(),
@@ -67,7 +70,8 @@ impl Peer {
         let link = self.link.as_ref().and_then(Link::next_timeout);
         let dial = self.dial.as_ref().and_then(|dial| dial.next_timeout(self.rails_up()));
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
-        link.into_iter().chain(dial).chain(waiters).min()
+        let orphaned = self.orphaned.map(|since| since + REPRIEVE);
+        link.into_iter().chain(dial).chain(waiters).chain(orphaned).min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -76,10 +80,21 @@ impl Peer {
         {
             link.handle_timeout(now);
         }
+        if self.orphaned.is_some_and(|since| since + REPRIEVE <= now) {
+            self.orphaned = None;
+            self.abandon();
+        }
         let (late, waiting) =
             std::mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.deadline <= now);
         self.waiters = waiting;
         tell(late, &Err(ConnectError::Timeout));
+    }
+
+    /// The peer is gone.
+    pub(super) fn abandon(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.abandon(PeerLoss::Broken);
+        }
     }
 
     /// Tells whoever waits how connecting ended.
@@ -109,3 +124,7 @@ fn tell(waiters: Vec<Waiter>, result: &Result<(), ConnectError>) {
         let _ = waiter.done.send(result.clone());
     }
 }
+
+/// How long a peer that ended all connections has to open a new one. Enough for a handshake across a continent; what
+/// breaks without the peer's system knowing is given longer, by the link.
+const REPRIEVE: Duration = Duration::from_millis(300);
