@@ -99,33 +99,39 @@ impl Driver {
     }
 
     /// While callers drive, the kernel is asked for nothing, and this thread only looks after what callers do not do:
-    /// greetings.
+    /// greetings. With sends in flight there is enough to do for both.
     fn stand_by(&mut self, mut turns: u64) {
         while self.endpoint.rest.is_driven_since(turns) && !self.endpoint.is_closed() {
-            turns = self.endpoint.rest.turns();
-            let busy = self.withdraw();
-            if busy {
-                self.ring.wait(Some(Instant::now() + BRIEFLY));
-            } else {
-                self.endpoint.rest.park();
-                self.ring.wait(Some(Instant::now()));
+            if !self.withdraw() {
+                return;
             }
+            turns = self.endpoint.rest.turns();
+            self.endpoint.rest.park();
+            self.ring.wait(Some(Instant::now()));
             self.work();
         }
     }
 
-    /// Takes all receives back; whether the kernel still has something to do.
+    /// Takes all receives back, if the kernel has nothing else to do; whether it has nothing to do any more.
     fn withdraw(&mut self) -> bool {
-        let mut links = self.endpoint.links();
-        links.asleep_until = None;
-        let mut busy = false;
-        for (key, rail) in links.rails.iter().filter(|(_, rail)| rail.is_in_use()) {
-            busy = true;
-            if rail.reading {
+        loop {
+            let mut links = self.endpoint.links();
+            links.asleep_until = None;
+            if links.rails.iter().any(|(_, rail)| rail.writing) {
+                return false;
+            }
+            let reading = links.rails.iter().filter(|(_, rail)| rail.reading);
+            let reading: Vec<usize> = reading.map(|(key, _)| key).collect();
+            drop(links);
+            if reading.is_empty() {
+                return true;
+            }
+            for key in reading {
                 self.ring.cancel_receive(key);
             }
+            self.ring.wait(Some(Instant::now() + BRIEFLY));
+            self.work();
         }
-        busy
     }
 
     /// Says good-bye, and waits until the kernel uses no memory of ours any more.
