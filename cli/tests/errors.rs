@@ -58,6 +58,14 @@ fn a_sound_model_answers() {
 }
 
 #[test]
+fn a_draft_model_changes_nothing_but_the_way() {
+    let model = Tiny::new();
+    let drafted = ["--draft-min", "3", "--draft-max", "3", "--draft-quantize", "4", "--draft-model"];
+    let expected = succeed(&mut asking(&model));
+    assert_eq!(succeed(asking(&model).args(drafted).arg(model.path())), expected);
+}
+
+#[test]
 fn truncated_weights() {
     let model = Tiny::new();
     model.truncate("model.safetensors", 100);
@@ -133,6 +141,24 @@ fn a_tokenizer_that_does_not_parse() {
     let model = Tiny::new();
     model.write("tokenizer.json", r#"{"model": {"type": "Unheard"}}"#);
     assert_snapshot!(refusal(&model), @"error: [MODEL]/tokenizer.json: not a usable tokenizer: data did not match any variant of untagged enum ModelUntagged at line 1 column 30; fetch the model's own tokenizer again");
+}
+
+#[test]
+fn a_draft_model_with_other_tokens() {
+    let (model, draft) = (Tiny::new(), Tiny::new());
+    draft.write("tokenizer.json", &tokenizer(60).to_string().replace("w59", "v59"));
+    let path = draft.path().display().to_string();
+    let said = refusal_with(&model, &["--draft-model", &path]).replace(&path.replace('\\', "/"), "[DRAFT]");
+    assert_snapshot!(said, @r#"error: [DRAFT] cannot draft: its token 59 is " v59", the model's is " w59"; a draft model must have the tokenizer of the model it drafts for"#);
+}
+
+#[test]
+fn a_draft_model_without_a_model_to_draft_with() {
+    assert_snapshot!(misuse(&["generate", "-p", "w1", "--draft-max", "4"]), @"error: the following required arguments were not provided: --draft-model <MODEL>");
+    let model = Tiny::new();
+    let path = model.path().display().to_string();
+    let said = failure(mlxcel().args(["inspect", "-m", &path, "--draft-model", &path]));
+    assert_snapshot!(said, @"error: inspect looks at one model; give the draft model to an inspect of its own");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Promises only. `model::MlxEngine` keeps them with real weights, `toy::ToyEngine` with a
 //! deterministic toy for tests of nodes and routers. Threads and scheduling are the engine's own.
 
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::event::Event;
@@ -62,8 +64,22 @@ pub struct LoadOptions {
     pub kv_tokens: Option<u32>,
     /// Most tokens to guess ahead from what a sequence's own text repeats, and check in one step; 0 for none.
     pub lookup_tokens: u32,
+    /// A smaller model that guesses ahead where the text says nothing.
+    pub draft: Option<DraftOptions>,
     /// Where to note what each step does; several engines may share one.
     pub trace: Option<Arc<Trace>>,
+}
+
+/// A draft model: a smaller one with the tokens of the model it drafts for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DraftOptions {
+    /// Its files: a directory, or one GGUF file.
+    pub path: PathBuf,
+    /// Quantise its float linear weights while loading.
+    pub quantize: Option<Quantization>,
+    /// Least and most tokens that it guesses ahead; between them, as many as pay by how often they are right and what
+    /// they cost.
+    pub tokens: RangeInclusive<u32>,
 }
 
 /// Which device an engine runs on.

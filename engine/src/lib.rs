@@ -23,7 +23,9 @@ pub mod text;
 pub mod toy;
 mod trace;
 
-pub use api::{DeviceChoice, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization};
+pub use api::{
+    DeviceChoice, DraftOptions, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization,
+};
 pub use device::{Device, DeviceError, DeviceFamily, DeviceInfo, library_for_cpu};
 pub use event::{
     Delta, Event, Finish, FinishReason, GenerateError, ScoredToken, TokenLogprobs, ToolCallDelta,

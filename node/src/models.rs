@@ -4,13 +4,15 @@
 //! requests on models; `supervisor` loads them again after a crash.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use mlxcel_model_store::{Event, ModelRef, Progress, ResolveError, Store};
-use mlxcel_protocol::v1::{FailureKind, LoadModelRequest, LoadProgress, LoadStep, WorkerLoad, load_progress};
+use mlxcel_protocol::v1::{
+    Draft, FailureKind, LoadModelRequest, LoadProgress, LoadStep, WorkerLoad, load_progress,
+};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -149,7 +151,7 @@ impl Models {
     async fn load_everywhere(&self, run: &mut Run) -> LoadProgress {
         let path = match run.path.take() {
             Some(path) => path,
-            None => match self.resolve(run).await {
+            None => match self.resolve(run, &run.request.model).await {
                 Ok(path) => path,
                 Err((kind, message)) => return wire::load_failed(kind, message),
             },
@@ -159,6 +161,10 @@ impl Models {
             return wire::load_failed(FailureKind::InvalidRequest, message);
         };
         run.path = Some(path);
+        let draft = match self.resolve_draft(run).await {
+            Ok(draft) => draft,
+            Err((kind, message)) => return wire::load_failed(kind, message),
+        };
         let load = WorkerLoad {
             served_name: run.request.served_name.clone(),
             path: text,
@@ -166,6 +172,7 @@ impl Models {
             context_tokens: run.request.context_tokens,
             quantize_group_size: run.request.quantize_group_size,
             lookup_tokens: run.request.lookup_tokens,
+            draft,
         };
         let Some(streams) = self.load_on_slots(run.ticket, &load) else {
             let message = format!("{} was unloaded while it was loading", load.served_name);
@@ -192,9 +199,20 @@ impl Models {
         wanted.then(|| self.slots.iter().map(|slot| slot.load(load.clone())).collect())
     }
 
+    /// The draft that is wanted, with its files in the place of its name.
+    async fn resolve_draft(&self, run: &Run) -> Result<Option<Draft>, (FailureKind, String)> {
+        let Some(draft) = run.request.draft.clone() else { return Ok(None) };
+        let path = self.resolve(run, &draft.model).await?;
+        let model = path.into_os_string().into_string().map_err(|path| {
+            let shown = Path::new(&path).display().to_string();
+            (FailureKind::InvalidRequest, format!("a model path must be UTF-8, got {shown}"))
+        })?;
+        Ok(Some(Draft { model, ..draft }))
+    }
+
     /// Looks for the model's files on a thread of its own: the store reads and hashes gigabytes.
-    async fn resolve(&self, run: &Run) -> Result<PathBuf, (FailureKind, String)> {
-        let model = run.request.model.clone();
+    async fn resolve(&self, run: &Run, model: &str) -> Result<PathBuf, (FailureKind, String)> {
+        let model = model.to_owned();
         let reference =
             ModelRef::parse(&model).map_err(|error| (FailureKind::InvalidRequest, error.to_string()))?;
         let (store, cancelled) = (Arc::clone(&self.store), run.cancelled.clone());

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use mlxcel_engine::{
-    AnswerOptions, ChatPrompt, Delta, EngineState, Event, Finish, FinishReason, GenerateError, Grammar,
-    Limits, LoadStep, PRIORITIES, Prompt, Quantization, RepetitionLimit, Request, SamplingParams,
+    AnswerOptions, ChatPrompt, Delta, DraftOptions, EngineState, Event, Finish, FinishReason, GenerateError,
+    Grammar, Limits, LoadStep, PRIORITIES, Prompt, Quantization, RepetitionLimit, Request, SamplingParams,
     ScoredToken, TokenLogprobs, ToolCallDelta, ToolChoice, Turn,
 };
 use mlxcel_protocol::v1::{self, FailureKind, generate_event, generate_request, load_progress};
@@ -75,6 +75,16 @@ pub(crate) fn quantization(bits: u32, group_size: u32) -> Result<Option<Quantiza
         }
         _ => Err(format!("quantisation bits must be 2, 3, 4, 5, 6 or 8, got {bits}")),
     }
+}
+
+/// The draft that a `WorkerLoad` asks for.
+pub(crate) fn draft(draft: v1::Draft) -> Result<DraftOptions, String> {
+    let v1::Draft { model, min_tokens, max_tokens, quantize_bits, quantize_group_size } = draft;
+    if min_tokens > max_tokens || max_tokens == 0 {
+        return Err(format!("a draft guesses at least one token, got {min_tokens} to {max_tokens}"));
+    }
+    let quantize = quantization(quantize_bits, quantize_group_size)?;
+    Ok(DraftOptions { path: model.into(), quantize, tokens: min_tokens..=max_tokens })
 }
 
 /// An engine's event for the wire, and whether it ends the request.

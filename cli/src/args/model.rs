@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use mlxcel_engine::{DeviceChoice, Limits, LoadOptions, Quantization, Trace};
+use mlxcel_engine::{DeviceChoice, DraftOptions, Limits, LoadOptions, Quantization, Trace};
+use mlxcel_protocol::v1::Draft;
 
 /// Which model to load, and how, for one engine in this process.
 #[derive(Debug, Clone, Args)]
@@ -35,7 +36,49 @@ pub(crate) struct LoadingArgs {
     /// the same; code, quotations and edits come faster.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) lookup: u32,
+    #[command(flatten)]
+    pub(crate) draft: DraftArgs,
 }
+
+/// A draft model.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DraftArgs {
+    /// Have a smaller model with the same tokens guess ahead, named as in `--model`. The output is the same; it comes
+    /// faster where the smaller one is often right and costs little.
+    #[arg(long, value_name = "MODEL", visible_alias = "model-draft")]
+    pub(crate) draft_model: Option<String>,
+    /// Most tokens that the draft model guesses ahead.
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "draft_model")]
+    pub(crate) draft_max: u32,
+    /// Fewest tokens that it guesses, even where that does not pay.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "draft_model")]
+    pub(crate) draft_min: u32,
+    /// Quantise the draft model's float weights while loading to this many bits (2, 3, 4, 5, 6 or 8).
+    #[arg(long, value_name = "BITS", requires = "draft_model")]
+    pub(crate) draft_quantize: Option<u32>,
+}
+
+impl DraftArgs {
+    /// What to load, with its files at `path`.
+    pub(crate) fn options(&self, path: PathBuf) -> DraftOptions {
+        let quantize = self.draft_quantize.map(|bits| Quantization { bits, group_size: DRAFT_GROUP });
+        DraftOptions { path, quantize, tokens: self.draft_min.min(self.draft_max)..=self.draft_max }
+    }
+
+    /// What to have a node load.
+    pub(crate) fn request(&self) -> Option<Draft> {
+        Some(Draft {
+            model: self.draft_model.clone()?,
+            min_tokens: self.draft_min.min(self.draft_max),
+            max_tokens: self.draft_max,
+            quantize_bits: self.draft_quantize.unwrap_or(0),
+            quantize_group_size: self.draft_quantize.map_or(0, |_| DRAFT_GROUP),
+        })
+    }
+}
+
+/// Weights of a draft model that share a scale.
+const DRAFT_GROUP: u32 = 64;
 
 /// Where to note what the engine does.
 #[derive(Debug, Clone, Args)]

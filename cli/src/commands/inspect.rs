@@ -1,6 +1,6 @@
 //! `mlxcel inspect`: what a model needs, and what this host has.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use mlxcel_engine::{Inspection, Quantization, inspect};
 use serde_json::json;
 
@@ -8,6 +8,9 @@ use super::loading::resolve;
 use crate::args::InspectArgs;
 
 pub(crate) async fn run(args: InspectArgs) -> Result<()> {
+    if args.model.loading.draft.draft_model.is_some() {
+        bail!("inspect looks at one model; give the draft model to an inspect of its own");
+    }
     let path = resolve(&args.model.model).await?;
     let inspection = inspect(&path, &args.model.load_options())?;
     if args.json {

@@ -26,7 +26,11 @@ pub(crate) async fn resolve(model: &str) -> Result<PathBuf> {
 pub(crate) async fn load_model(args: &ModelArgs, trace: &TraceArgs) -> Result<Box<dyn Engine>> {
     let trace = trace.create()?.map(Arc::new);
     let path = resolve(&args.model).await?;
-    let options = LoadOptions { trace, ..args.load_options() };
+    let draft = match &args.loading.draft.draft_model {
+        Some(model) => Some(args.loading.draft.options(resolve(model).await?)),
+        None => None,
+    };
+    let options = LoadOptions { trace, draft, ..args.load_options() };
     let loading = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::new();
         let engine =

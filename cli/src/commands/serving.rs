@@ -142,6 +142,7 @@ fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadM
         quantize_group_size: args.quantize.map_or(0, |_| args.group_size),
         context_tokens: args.ctx_size,
         lookup_tokens: args.lookup,
+        draft: args.draft.request(),
     }
 }
 

@@ -109,6 +109,18 @@ impl Scheduler {
         }
     }
 
+    /// Sequences whose next token is known and not planned: guesses can be made behind it.
+    pub fn ready_to_guess(&self) -> Vec<SequenceId> {
+        let ready = |entry: &&Running| entry.pending() == 1 && entry.member.awaited == 0;
+        self.running.iter().filter(ready).map(|entry| entry.member.sequence).collect()
+    }
+
+    /// Prompt and known output of a sequence that runs; nothing of any other.
+    pub fn tokens_of(&self, sequence: SequenceId) -> &[u32] {
+        let running = self.running.iter().find(|entry| entry.member.sequence == sequence);
+        running.map_or(&[], |entry| entry.member.tokens.as_slice())
+    }
+
     /// Tokens that may follow the last known one of `sequence`, to be checked by the step that computes it.
     pub fn guess(&mut self, sequence: SequenceId, guesses: Vec<u32>) {
         if let Some(entry) = self.running.iter_mut().find(|entry| entry.member.sequence == sequence) {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::command::SharedState;
 use super::delivery::TraceRows;
+use super::draft;
+use super::drafter::Drafter;
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
 use crate::blocks::{BLOCK_TOKENS, BlockStore, blocks_for};
@@ -69,6 +71,14 @@ pub enum LoadError {
         /// Tokens the model was trained for.
         limit: u32,
     },
+    /// The draft model's tokens are others than the model's.
+    #[error("{path} cannot draft: {reason}; a draft model must have the tokenizer of the model it drafts for", path = path.display())]
+    Draft {
+        /// The draft model's directory or file.
+        path: PathBuf,
+        /// Where they differ.
+        reason: String,
+    },
     /// MLX refused.
     #[error(transparent)]
     Mlx(#[from] mlxcel_mlx_bridge::Error),
@@ -121,6 +131,7 @@ struct Loaded {
     blocks: usize,
     weight_bytes: u64,
     lookup_tokens: usize,
+    drafter: Option<Drafter>,
     trace: Option<TraceRows>,
 }
 
@@ -140,18 +151,27 @@ impl Loaded {
         let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
         let context_tokens = context(options, description.max_context)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
-        let weight_bytes = model.weights.bytes();
+        let step_tokens = STEP_TOKENS[usize::from(device.has_wide_steps())];
+        let draft = options.draft.as_ref();
+        let draft = draft.map(|draft| draft::load(draft, &codec, &device, progress)).transpose()?;
+        let mut weight_bytes = model.weights.bytes();
+        let mut block_bytes = model.kv_block_bytes();
+        if let Some((draft, _)) = &draft {
+            weight_bytes += draft.weights.bytes();
+            block_bytes += draft.kv_block_bytes();
+        }
         let wide = usize::from(device.has_wide_steps());
         let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES[wide]) as usize;
         let wanted = max_sequences * blocks_for(context_tokens as usize);
         let most = options.kv_tokens.map_or(wanted, |tokens| tokens as usize / BLOCK_TOKENS);
-        let blocks = kv_blocks(&model, &device, weight_bytes, wanted.min(most));
+        let blocks = kv_blocks(block_bytes, &device, weight_bytes, wanted.min(most));
+        let drafter = draft.map(|(draft, limits)| Drafter::new(draft, blocks, limits(step_tokens)));
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
-        let limits = SchedulerLimits { max_sequences, step_tokens: STEP_TOKENS[wide], ageing: AGEING };
+        let limits = SchedulerLimits { max_sequences, step_tokens, ageing: AGEING };
         let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
-        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, trace })
+        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, drafter, trace })
     }
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
@@ -162,7 +182,7 @@ impl Loaded {
         let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
         let thread = EngineThread::new((self.model, codec), scheduler, receiver, state, self.trace)
             .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
-        Ok((thread.guessing(self.lookup_tokens), handle))
+        Ok((thread.guessing(self.lookup_tokens, self.drafter), handle))
     }
 }
 
@@ -183,8 +203,8 @@ fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {
 }
 
 /// Blocks of KV cache that fit beside the weights, at most `wanted`.
-fn kv_blocks(model: &Model, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
+fn kv_blocks(block_bytes: u64, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
     let free = device.info().memory_bytes.saturating_sub(weight_bytes) as f64 * KV_MEMORY_SHARE;
-    let fitting = free / model.kv_block_bytes() as f64;
+    let fitting = free / block_bytes as f64;
     wanted.min(fitting as usize)
 }

@@ -8,6 +8,8 @@ mod answer;
 mod command;
 mod compiling;
 mod delivery;
+mod draft;
+mod drafter;
 mod guessing;
 mod load;
 mod opening;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use super::answer::Answer;
 use super::command::Start;
 use super::delivery::Update;
+use super::drafter::Drafter;
+use super::guessing::Guessing;
 use super::sequence::{Sequence, max_new_tokens};
 use super::stream::{Ending, Stream};
 use super::thread::EngineThread;
@@ -59,7 +61,9 @@ impl EngineThread {
     fn open(&mut self, opening: &Opening, choice: u32) -> Result<SequenceId, GenerateError> {
         let Opening { start, answer, .. } = opening;
         let name = self.new_name();
-        let sequence = Sequence::new(opening, choice, &self.codec, self.lookup_tokens)?;
+        let drafted = self.drafter.as_ref().map(Drafter::guesses);
+        let guessing = Guessing::new(&start.prompt, self.lookup_tokens, drafted);
+        let sequence = Sequence::new(opening, choice, &self.codec, guessing)?;
         let admission = Admission {
             sequence: name,
             prompt: start.prompt.clone(),

@@ -45,7 +45,7 @@ impl Sequence {
         opening: &Opening,
         choice: u32,
         codec: &TextCodec,
-        lookup_tokens: usize,
+        guessing: Option<Guessing>,
     ) -> Result<Self, GenerateError> {
         let Opening { start, answer, max_new_tokens, .. } = opening;
         let mut params = start.sampling.clone();
@@ -59,7 +59,7 @@ impl Sequence {
             id: start.id.clone(),
             answer: answer.clone(),
             plain_greedy: row.is_plain_greedy(),
-            guessing: (lookup_tokens > 0).then(|| Guessing::new(&start.prompt, lookup_tokens)),
+            guessing,
             row: Arc::new(Mutex::new(row)),
             eos: if start.limits.ignore_eos { Vec::new() } else { codec.eos_token_ids().to_vec() },
             max_new_tokens: *max_new_tokens,
@@ -91,6 +91,11 @@ impl Sequence {
         Ending::Failed(GenerateError::DeadlineExceeded(format!(
             "the deadline of {millis} ms passed after {done} of at most {most} tokens; allow more time or ask for fewer"
         )))
+    }
+
+    /// Guesses from its text only, if at all, from now on.
+    pub(super) fn stop_drafting(&mut self) {
+        self.guessing = self.guessing.take().and_then(Guessing::without_draft);
     }
 
     /// Tokens that may be guessed behind the next one.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::command::{Command, SharedState};
 use super::compiling::Compiling;
 use super::delivery::{Delivery, TraceRows, Update};
+use super::drafter::Drafter;
 use super::opening::Opening;
 use super::preparing::prepare;
 use super::recorder::Recorder;
@@ -107,8 +108,10 @@ pub(super) struct EngineThread {
     pub(super) openings: BTreeMap<SequenceId, Opening>,
     /// The step that runs now.
     pub(super) launched: Option<Launched>,
-    /// Most tokens to guess ahead.
+    /// Most tokens to guess ahead from a sequence's own text.
     pub(super) lookup_tokens: usize,
+    /// A model that guesses.
+    pub(super) drafter: Option<Drafter>,
     pub(super) meter: CostMeter,
     pub(super) delivery: Delivery,
     pub(super) recorder: Recorder,
@@ -141,6 +144,7 @@ impl EngineThread {
             openings: BTreeMap::new(),
             launched: None,
             lookup_tokens: 0,
+            drafter: None,
             meter: CostMeter::new(),
             delivery: Delivery::start(trace)?,
             recorder,
@@ -152,9 +156,9 @@ impl EngineThread {
         })
     }
 
-    /// Has sequences guess at most `lookup_tokens` tokens ahead.
-    pub(super) fn guessing(self, lookup_tokens: usize) -> Self {
-        Self { lookup_tokens, ..self }
+    /// Has sequences guess at most `lookup_tokens` tokens ahead from their text, and a draft model for them.
+    pub(super) fn guessing(self, lookup_tokens: usize, drafter: Option<Drafter>) -> Self {
+        Self { lookup_tokens, drafter, ..self }
     }
 
     /// Works until every handle is gone, then cancels what is left.

@@ -5,7 +5,7 @@
 //! al., 2023, with a measured cost in place of a fixed ratio). Knows no clock: it is told how long steps took.
 
 /// What a step costs by its rows, fitted to the latest steps.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct StepCost {
     /// Weighted sums of 1, r, r^2, t and r t.
     weight: f64,
@@ -15,7 +15,17 @@ pub struct StepCost {
     rows_seconds: f64,
 }
 
+impl Default for StepCost {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl StepCost {
+    /// Of which no step has been seen.
+    pub const UNKNOWN: Self =
+        Self { weight: 0.0, rows: 0.0, rows_squared: 0.0, seconds: 0.0, rows_seconds: 0.0 };
+
     /// Records a decode step of `rows` rows.
     pub fn record(&mut self, rows: usize, seconds: f64) {
         let rows = rows as f64;
@@ -28,6 +38,11 @@ impl StepCost {
         ] {
             *sum = *sum * MEMORY + new;
         }
+    }
+
+    /// Seconds of a step, of late, once any was seen.
+    pub fn seconds(&self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.seconds / self.weight)
     }
 
     /// The cost of one more row relative to that of a step without it: b / (a + b rows). Until steps of different
@@ -85,6 +100,16 @@ impl AcceptanceRate {
 
 /// How many of at most `most` guesses to check for a sequence in a step that has `rows` rows without them.
 pub fn best_length(rate: &AcceptanceRate, cost: &StepCost, rows: usize, most: usize) -> usize {
+    best_drafted_length(rate, cost, rows, (most, 0.0))
+}
+
+/// As [`best_length`], of guesses each of which costs `each` steps to make.
+pub fn best_drafted_length(
+    rate: &AcceptanceRate,
+    cost: &StepCost,
+    rows: usize,
+    (most, each): (usize, f64),
+) -> usize {
     if rate.probes() {
         return most.min(1);
     }
@@ -93,7 +118,7 @@ pub fn best_length(rate: &AcceptanceRate, cost: &StepCost, rows: usize, most: us
     let others = rows.saturating_sub(1) as f64;
     let speed = |guesses: usize| {
         let own = (1.0 - chance.powi(guesses as i32 + 1)) / (1.0 - chance);
-        (others + own) / (1.0 + row * guesses as f64)
+        (others + own) / (1.0 + (row + each) * guesses as f64)
     };
     let best = (0..=most).fold(0, |best, guesses| if speed(guesses) > speed(best) { guesses } else { best });
     if speed(best) > speed(0) * MARGIN { best } else { 0 }

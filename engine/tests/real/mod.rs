@@ -16,9 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// SmolLM2 on the CPU.
 pub(crate) fn smollm2(options: LoadOptions) -> Box<dyn Engine> {
-    let path = std::env::var_os("MLXCEL_TEST_SMOLLM2")
-        .expect("MLXCEL_TEST_SMOLLM2 names the default model's GGUF file; `./x test` sets it");
-    on_cpu(path.into(), options)
+    on_cpu(smollm2_path(), options)
+}
+
+pub(crate) fn smollm2_path() -> PathBuf {
+    let path = std::env::var_os("MLXCEL_TEST_SMOLLM2");
+    path.expect("MLXCEL_TEST_SMOLLM2 names the default model's GGUF file; `./x test` sets it").into()
 }
 
 /// A model of two layers, 288 tokens and a context of 256 on the CPU, for tests of many steps.

@@ -153,8 +153,16 @@ impl Host {
                 return self.outbox.push(load_event(&name, failed));
             }
         };
+        let draft = match load.draft.map(wire::draft).transpose() {
+            Ok(draft) => draft,
+            Err(rule) => {
+                let failed = wire::load_failed(FailureKind::InvalidRequest, rule);
+                return self.outbox.push(load_event(&name, failed));
+            }
+        };
         let options = LoadOptions {
             device: self.options.device,
+            draft,
             quantize,
             context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
             max_sequences: self.options.max_sequences,

@@ -59,7 +59,8 @@ impl EngineLoader for MlxLoader {
                 | EngineLoadError::Family { .. }
                 | EngineLoadError::Weight(_)
                 | EngineLoadError::Text(_)
-                | EngineLoadError::Context { .. } => LoadError::Invalid(message),
+                | EngineLoadError::Context { .. }
+                | EngineLoadError::Draft { .. } => LoadError::Invalid(message),
                 EngineLoadError::Device(_) | EngineLoadError::Mlx(_) | EngineLoadError::Thread(_) => {
                     LoadError::Internal(message)
                 }
