@@ -248,6 +248,7 @@ impl Links {
     }
 
     /// The kernel has finished an operation of a rail; whether the rail is still there.
+    #[cfg(target_os = "linux")]
     pub(in crate::tcp) fn operation_ended(&mut self, key: usize, now: Instant) -> bool {
         let rail = &self.rails[key];
         if rail.closing && !rail.is_in_use() {

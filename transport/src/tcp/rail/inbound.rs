@@ -34,6 +34,7 @@ impl Inbound {
     }
 
     /// Whether the next bytes go to a region.
+    #[cfg(target_os = "linux")]
     pub(in crate::tcp) fn is_at_region(&self) -> bool {
         self.body.as_ref().is_some_and(Body::is_for_region)
     }

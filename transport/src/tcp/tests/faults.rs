@@ -41,6 +41,26 @@ fn a_peer_without_a_trusted_key_is_not_connected_to_in_either_direction() {
 }
 
 #[test]
+fn trust_may_be_given_and_taken_while_the_transport_runs() {
+    for way in WAYS.iter().filter(|way| way.encrypted) {
+        let identity = Identity::generate().expect("generated");
+        let (trust, key) = (Trust::default(), identity.fingerprint());
+        let one = way.end(&trust);
+        let security = Security::Tls { identity, trust: trust.clone() };
+        let config = TcpConfig { driver: way.driver, ..TcpConfig::new(security) };
+        let other = Tcp::new(&Domain::new(), config.bound_to(Ipv4Addr::LOCALHOST.into())).expect("it starts");
+        assert!(matches!(connect(&one, &other), Err(ConnectError::Untrusted { .. })), "{way:?}");
+        trust.add(key);
+        assert_eq!(connect(&one, &other), Ok(()), "{way:?}");
+        trust.remove(key);
+        let sent = one.send(other.domain().id(), Channel(0), Bytes::from_static(b"known"), soon());
+        assert_eq!(block_on(sent), Ok(()), "{way:?}: connections that exist stay");
+        one.disconnect(other.domain().id());
+        assert!(matches!(connect(&one, &other), Err(ConnectError::Untrusted { .. })), "{way:?}");
+    }
+}
+
+#[test]
 fn a_plain_peer_and_a_protected_one_do_not_connect() {
     let trust = Trust::default();
     let (plain, protected) = (POLL.end(&trust), Way { encrypted: true, ..POLL }.end(&trust));

@@ -118,8 +118,9 @@ fn drive(
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(error) => {
-                // rustls has an alert for the peer; what comes after it is of no interest.
-                let _ = turn(&mut [], &mut output);
+                // rustls has an alert for the peer; what comes after it is of no interest. It must see the bytes that it
+                // has not discarded again: it keeps places in them.
+                let _ = turn(incoming, &mut output);
                 return Err(error);
             }
         }

@@ -2,6 +2,7 @@ use std::io::IoSlice;
 
 use mlxcel_cluster_config::Identity;
 use mlxcel_cluster_config::tls::{DataPlane, Trust};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -127,4 +128,67 @@ fn who_is_not_trusted_is_told_so() {
     // The client believes to be done before the server has judged it; its session then reads the alert.
     let (mut client, _) = client.finish().expect("the client has seen a key it trusts");
     assert!(matches!(client.plain(), Err(TlsError::Alert(_))));
+}
+
+/// What a record's header may be, and anything else.
+fn records() -> impl Strategy<Value = Vec<u8>> {
+    let record = (20_u8..25, prop::collection::vec(any::<u8>(), 0..60)).prop_map(|(content, body)| {
+        let [high, low] = (body.len() as u16).to_be_bytes();
+        [vec![content, 3, 3, high, low], body].concat()
+    });
+    prop_oneof![
+        prop::collection::vec(record, 1..5).prop_map(|records| records.concat()),
+        prop::collection::vec(any::<u8>(), 1..500)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn bytes_of_nobody_are_refused_or_waited_for(bytes in records()) {
+        let (_, mut session) = sessions();
+        session.space()[..bytes.len()].copy_from_slice(&bytes);
+        session.filled(bytes.len());
+        if let Ok(plain) = session.plain() {
+            prop_assert!(plain.is_empty());
+        }
+        let identity = identity();
+        let mut handshake =
+            Handshake::server(&plane(&identity, &Trust::default())).expect("configured");
+        handshake.received(&bytes);
+        prop_assert_ne!(handshake.step().ok(), Some(Progress::Done));
+    }
+
+    #[test]
+    fn a_damaged_handshake_is_refused_or_waited_for(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 1..=u8::MAX), 1..4),
+        cut in any::<prop::sample::Index>(),
+        of_server in any::<bool>(),
+    ) {
+        let (one, other) = (identity(), identity());
+        let trust = Trust::of([one.fingerprint(), other.fingerprint()]);
+        let mut client = Handshake::client(&plane(&one, &trust)).expect("configured");
+        let mut server = Handshake::server(&plane(&other, &trust)).expect("configured");
+        client.step().expect("it says hello");
+        let mut flight = std::mem::take(&mut client.outgoing);
+        if of_server {
+            server.received(&flight);
+            server.step().expect("it answers");
+            flight = std::mem::take(&mut server.outgoing);
+        }
+        for (at, change) in damage {
+            let at = at.index(flight.len());
+            flight[at] ^= change;
+        }
+        let judge = if of_server { &mut client } else { &mut server };
+        let (head, tail) = flight.split_at(cut.index(flight.len()));
+        for part in [head, tail] {
+            judge.received(part);
+            // Changes that cancel each other, or that mean nothing, are found out later.
+            if judge.step().is_err() {
+                break;
+            }
+        }
+    }
 }

@@ -7,8 +7,9 @@
 //! back, so that they can read for themselves.
 //!
 //! Raw `io-uring` rather than `compio`: its tasks belong to the thread that runs them, while here a caller moves its own
-//! bytes. Beside epoll the ring is level for bulk on loopback (4.3 GB/s both: the copies are the cost) and saves one
-//! call in two for each small frame that a sleeping thread receives.
+//! bytes; and a sleeping exchange of 4 KiB took 15.5 us with it against 11.0 us with the ring itself, bulk being level
+//! (two busy cores, in turns). Beside epoll the ring is level for bulk, since the copies are the cost, and saves one call
+//! in two for each small frame that a sleeping thread receives.
 
 mod ring;
 

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode, squeue};
@@ -124,8 +124,13 @@ impl Ring {
             Some(left) => SubmitArgs::new().timespec(left),
             None => SubmitArgs::new(),
         };
-        // The time has passed, or a signal came: as if something had been done.
-        let _ = self.ring.submitter().submit_with_args(1, &args);
+        let Err(error) = self.ring.submitter().submit_with_args(1, &args) else { return };
+        // The time has passed, a signal came, or completions wait to be taken: as if something had been done.
+        let passing = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+        if !error.raw_os_error().is_some_and(|code| passing.contains(&code)) {
+            tracing::error!(target: "mlxcel::transport::tcp", %error, "cannot wait for the ring");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The next thing that is done.
