@@ -80,6 +80,8 @@ impl Links {
     }
 
     fn connect(&mut self, id: PeerId, addresses: Vec<SocketAddr>, waiter: Waiter, now: Instant) {
+        // A link that is lost is not to be taken for one.
+        self.settle(id, now);
         let incarnation = self.new_incarnation();
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(incarnation));
         peer.waiters.push(waiter);

@@ -43,6 +43,7 @@ impl Links {
         if hello.to != self.domain.id() || hello.from == hello.to {
             return Answer::Refused(Refusal::AnotherPeer);
         }
+        self.settle(hello.from, now);
         let known = self.peers.get(&hello.from);
         let (ours, theirs) = (known.map(|peer| peer.ours), known.and_then(|peer| peer.theirs));
         // An end has larger names the later it began: what comes from one that has begun anew since comes too late.

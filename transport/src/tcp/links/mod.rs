@@ -93,11 +93,17 @@ impl Links {
 
     /// Time has passed.
     pub(super) fn handle_timeouts(&mut self, now: Instant) {
+        let mut due = Vec::new();
         for (id, peer) in &mut self.peers {
             if peer.next_timeout().is_some_and(|at| at <= now) {
                 peer.handle_timeout(now);
-                self.touched.push(*id);
+                due.push(*id);
             }
+        }
+        for id in due {
+            // Now: a link that was lost is not to be found by whoever comes next.
+            self.settle(id, now);
+            self.touch(id);
         }
     }
 
