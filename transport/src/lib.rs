@@ -11,6 +11,8 @@ pub mod domain;
 pub mod faulty;
 pub mod inprocess;
 pub mod selection;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 pub mod tcp;
 
 pub use contract::{
