@@ -4,6 +4,7 @@ mod faults;
 mod process;
 mod rails;
 mod strangers;
+mod suite;
 mod traffic;
 
 use std::net::Ipv4Addr;
