@@ -1,4 +1,5 @@
-//! `engine-speed`: prefill and decode rates of one engine, one JSON line a case.
+//! `engine-speed`: prefill and decode rates of an engine, one JSON line a case; of one for each way to store keys and
+//! values, in turns, where several are named.
 //!
 //! Drives the engine through its public trait with token prompts, so that the figures hold what a
 //! request really costs. The peers run beside it from the scripts in this directory.
@@ -9,10 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use mlxcel_engine::{DeviceChoice, LoadOptions, Quantization, load};
+use mlxcel_engine::{DeviceChoice, KvDtype, LoadOptions, Quantization, load};
 use serde_json::json;
 
-use measure::{Case, median_run};
+use measure::{Case, median_runs};
 
 /// For Rust and, by its name for `malloc`, for MLX: one thread builds a step's graph, another runs and frees it, and
 /// with the C library's allocator they wait for each other (a tenth of the time of a CPU's decode step).
@@ -47,6 +48,9 @@ struct Args {
     /// Quantise while loading to this many bits, in groups of 64.
     #[arg(long)]
     quantize: Option<u32>,
+    /// How keys and values are stored: f32, f16, int8 or int4, several to compare; the device's choice by default.
+    #[arg(long, value_delimiter = ',')]
+    kv_dtype: Vec<KvDtype>,
 }
 
 fn main() -> Result<()> {
@@ -57,24 +61,40 @@ fn main() -> Result<()> {
         max_sequences: args.sequences.iter().max().copied(),
         ..LoadOptions::default()
     };
-    let engine = load(&args.model, &options, &mut |_| {})?;
+    let dtypes = match args.kv_dtype.as_slice() {
+        [] => vec![None],
+        named => named.iter().copied().map(Some).collect(),
+    };
+    let engine = |&kv_dtype| load(&args.model, &LoadOptions { kv_dtype, ..options.clone() }, &mut |_| {});
+    let engines = dtypes.iter().map(engine).collect::<Result<Vec<_>, _>>()?;
     for &prompt in &args.prefill {
         let case = Case { prompt, decode: 1, sequences: 1 };
-        let run = median_run(engine.as_ref(), case, args.runs)?;
-        println!("{}", json!({"case": "prefill", "tokens": prompt, "tokens_per_second": run.prefill_rate}));
+        for (dtype, rates) in dtypes.iter().zip(median_runs(&engines, case, args.runs)?) {
+            print(
+                *dtype,
+                json!({"case": "prefill", "tokens": prompt, "tokens_per_second": rates.prefill_rate}),
+            );
+        }
     }
     if args.decode > 0 {
         for &sequences in &args.sequences {
             let case = Case { prompt: args.context, decode: args.decode, sequences };
-            let run = median_run(engine.as_ref(), case, args.runs)?;
-            println!(
-                "{}",
-                json!({
+            for (dtype, rates) in dtypes.iter().zip(median_runs(&engines, case, args.runs)?) {
+                let line = json!({
                     "case": "decode", "context": args.context, "tokens": args.decode,
-                    "sequences": sequences, "tokens_per_second": run.decode_rate,
-                })
-            );
+                    "sequences": sequences, "tokens_per_second": rates.decode_rate,
+                });
+                print(*dtype, line);
+            }
         }
     }
     Ok(())
+}
+
+/// One line, with the dtype of keys and values where one was named.
+fn print(dtype: Option<KvDtype>, mut line: serde_json::Value) {
+    if let Some(dtype) = dtype {
+        line["kv_dtype"] = dtype.name().into();
+    }
+    println!("{line}");
 }

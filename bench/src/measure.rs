@@ -26,14 +26,22 @@ pub(crate) struct Rates {
     pub(crate) decode_rate: f64,
 }
 
-/// Runs `case` once to warm up and `runs` times for the median.
-pub(crate) fn median_run(engine: &dyn Engine, case: Case, runs: usize) -> Result<Rates> {
-    run(engine, case, 0)?;
-    let rates = (0..runs.max(1)).map(|index| run(engine, case, index + 1)).collect::<Result<Vec<_>>>()?;
-    Ok(Rates {
-        prefill_rate: median(rates.iter().map(|rate| rate.prefill_rate).collect()),
-        decode_rate: median(rates.iter().map(|rate| rate.decode_rate).collect()),
-    })
+/// Runs `case` on each engine once to warm up and `runs` times for its median, the engines taking turns.
+pub(crate) fn median_runs(engines: &[Box<dyn Engine>], case: Case, runs: usize) -> Result<Vec<Rates>> {
+    let mut rates = vec![Vec::new(); engines.len()];
+    for round in 0..=runs.max(1) {
+        for (engine, rates) in engines.iter().zip(&mut rates) {
+            let rate = run(engine.as_ref(), case, round)?;
+            // The first warms up.
+            rates.extend((round > 0).then_some(rate));
+        }
+    }
+    let of = |rates: &Vec<Rates>, rate: fn(&Rates) -> f64| median(rates.iter().map(rate).collect());
+    let medians = |rates: &Vec<Rates>| Rates {
+        prefill_rate: of(rates, |rate| rate.prefill_rate),
+        decode_rate: of(rates, |rate| rate.decode_rate),
+    };
+    Ok(rates.iter().map(medians).collect())
 }
 
 fn run(engine: &dyn Engine, case: Case, salt: usize) -> Result<Rates> {

@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use mlxcel_kernels::KvDtype;
+
 use crate::event::Event;
 use crate::request::Request;
 use crate::trace::Trace;
@@ -62,6 +64,8 @@ pub struct LoadOptions {
     /// Most tokens the KV cache holds over all sequences; what fits the device beside the weights when absent, or
     /// less. Rounded down to whole blocks.
     pub kv_tokens: Option<u32>,
+    /// How keys and values are stored; as they are computed when absent: f32 on a CPU, the model's dtype on a GPU.
+    pub kv_dtype: Option<KvDtype>,
     /// Most tokens to guess ahead from what a sequence's own text repeats, and check in one step; 0 for none.
     pub lookup_tokens: u32,
     /// A smaller model that guesses ahead where the text says nothing.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::{LoadOptions, Quantization};
 use crate::checkpoint::Checkpoint;
-use crate::decoder::{Execution, kv_values_per_token};
+use crate::decoder::{Execution, kv_bytes_per_token};
 use crate::device::{Device, DeviceInfo};
 use crate::families;
 use crate::serving::LoadError;
@@ -72,7 +72,7 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<Inspection, LoadErr
         tensors: checkpoint.names().count(),
         storage: storage(&checkpoint),
         weight_bytes: checkpoint.total_bytes(),
-        kv_bytes_per_token: kv_values_per_token(&decoder) * value_bytes(&device, &checkpoint),
+        kv_bytes_per_token: kv_bytes_per_token(&decoder, options.kv_dtype, value_bytes(&device, &checkpoint)),
         context_tokens,
         device: device.info(),
         family: decoder.family,
@@ -97,8 +97,8 @@ fn storage(checkpoint: &Checkpoint) -> Vec<(Option<Quantization>, usize)> {
     kinds
 }
 
-/// Bytes of one cached value: f32 for our CPU kernels, else two or four as the model is stored.
-fn value_bytes(device: &Device, checkpoint: &Checkpoint) -> u64 {
+/// Bytes of one cached value where no dtype was chosen: f32 for our CPU kernels, else two or four as the model is stored.
+fn value_bytes(device: &Device, checkpoint: &Checkpoint) -> usize {
     let stored_f32 =
         checkpoint.info("model.embed_tokens.weight").is_some_and(|info| info.dtype.to_string() == "F32");
     match device.execution() {

@@ -17,6 +17,7 @@ pub mod ranks;
 mod request;
 pub mod sampling;
 pub mod schedule;
+mod score;
 mod serving;
 pub mod speculation;
 pub mod text;
@@ -31,9 +32,11 @@ pub use event::{
     Delta, Event, Finish, FinishReason, GenerateError, ScoredToken, TokenLogprobs, ToolCallDelta,
 };
 pub use inspect::{Inspection, inspect};
+pub use mlxcel_kernels::{KvDtype, UnknownKvDtype};
 pub use request::{
     AnswerOptions, ChatPrompt, Grammar, Limits, PRIORITIES, Prompt, RepetitionLimit, Request, SamplingParams,
     ToolChoice, Turn,
 };
+pub use score::{Scored, Scorer};
 pub use serving::{LoadError, load};
 pub use trace::Trace;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use half::f16;
 use mlxcel_kernels::{
-    Affine, AttentionShape, Floats, KV_BLOCK_TOKENS, KvPool, KvShape, Level, Rope, SequenceKv, Weight,
-    attention, linear, pool, quantize, rms_norm, rope, swiglu, with_level,
+    Affine, AttentionShape, Floats, KV_BLOCK_TOKENS, KvDtype, KvPool, KvShape, KvSide, KvSpan, Level, Rope,
+    SequenceKv, Weight, attention, linear, pool, quantize, rms_norm, rope, swiglu, with_level,
 };
 
 fn main() {
@@ -147,22 +147,24 @@ fn products_of_many_rows() {
 
 fn attentions() {
     for (heads, kv_heads, head_dim) in [(9, 3, 64), (32, 8, 128)] {
-        let shape = attention_shape(heads, kv_heads, head_dim);
         for (queries, length) in [(1, 128), (1, 512), (1, 4096), (512, 512), (512, 4096)] {
-            let cache = Cache::new(kv_heads, length, head_dim);
-            let q = vec![0.25; queries * heads * head_dim];
-            let mut out = vec![0.0; q.len()];
-            let took = time(|| cache.attend(black_box(&q), (queries, length), &shape, &mut out));
-            let seen = queries * length - queries * (queries - 1) / 2;
-            let operations = 4.0 * (seen * heads * head_dim) as f64;
-            report(
-                &format!("attention {queries} of {length}, {heads}/{kv_heads} heads of {head_dim}"),
-                operations,
-                "GFLOP/s",
-                took,
-            );
+            for dtype in KvDtype::ALL {
+                attention_of([heads, kv_heads, head_dim], (queries, length), dtype);
+            }
         }
     }
+}
+
+fn attention_of([heads, kv_heads, head_dim]: [usize; 3], (queries, length): (usize, usize), dtype: KvDtype) {
+    let shape = attention_shape(heads, kv_heads, head_dim);
+    let cache = Cache::new(kv_heads, length, head_dim, dtype);
+    let q = vec![0.25; queries * heads * head_dim];
+    let mut out = vec![0.0; q.len()];
+    let took = time(|| cache.attend(black_box(&q), (queries, length), &shape, &mut out));
+    let seen = queries * length - queries * (queries - 1) / 2;
+    let operations = 4.0 * (seen * heads * head_dim) as f64;
+    let name = format!("attention {queries} of {length}, {heads}/{kv_heads} heads of {head_dim}, {dtype}");
+    report(&name, operations, "GFLOP/s", took);
 }
 
 fn attention_shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape<'static> {
@@ -171,18 +173,20 @@ fn attention_shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionS
 
 /// One sequence's keys and values, its blocks in no order.
 struct Cache {
-    shape: KvShape,
-    side: Vec<f32>,
+    side: KvSide,
     blocks: Vec<u32>,
 }
 
 impl Cache {
-    fn new(kv_heads: usize, length: usize, head_dim: usize) -> Self {
+    fn new(kv_heads: usize, length: usize, head_dim: usize, dtype: KvDtype) -> Self {
         let count = length.div_ceil(KV_BLOCK_TOKENS);
         let shape = KvShape { blocks: count, kv_heads, head_dim };
         let mut blocks: Vec<u32> = (0..count as u32).collect();
         blocks.sort_by_key(|block| block.wrapping_mul(0x9e37_79b9));
-        Self { shape, side: vec![0.5; shape.side_len()], blocks }
+        let mut side = KvSide::new(shape, dtype);
+        let rows = vec![0.5; length * kv_heads * head_dim];
+        side.write(&rows, KvSpan { blocks: &blocks, start: 0 }).expect("matching sizes");
+        Self { side, blocks }
     }
 
     fn attend(
@@ -192,7 +196,7 @@ impl Cache {
         shape: &AttentionShape<'_>,
         out: &mut [f32],
     ) {
-        let pool = KvPool { shape: self.shape, keys: &self.side, values: &self.side };
+        let pool = KvPool { keys: &self.side, values: &self.side };
         let sequence = [SequenceKv { queries: 0..queries, blocks: &self.blocks, length }];
         attention(q, &pool, &sequence, shape, out).expect("matching sizes");
     }
@@ -242,7 +246,8 @@ fn step(layers: &[Layer], head: &Matrix, tokens: usize, length: usize) {
     let (mut x, mut normed, mut q, mut mixed) = (buffer(576), buffer(576), buffer(576), buffer(576));
     let (mut k, mut v, mut gate, mut up, mut wide) =
         (buffer(192), buffer(192), buffer(1536), buffer(1536), buffer(1536));
-    let (cache, weight, frequencies) = (Cache::new(3, length, 64), vec![1.0; 576], vec![0.5; 32]);
+    let (cache, weight, frequencies) =
+        (Cache::new(3, length, 64, KvDtype::F32), vec![1.0; 576], vec![0.5; 32]);
     let positions: Vec<i32> = (0..tokens as i32).collect();
     let rule = Rope { inverse_frequencies: &frequencies, dims: 64, traditional: false, magnitude: 1.0 };
     for layer in layers {

@@ -34,7 +34,8 @@ mod weight;
 
 pub use argmax::argmax;
 pub use attention::{
-    AttentionShape, KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, SequenceKv, attention, copy_kv, write_kv,
+    AttentionShape, KV_BLOCK_TOKENS, KvDtype, KvPool, KvShape, KvSide, KvSpan, SequenceKv, UnknownKvDtype,
+    attention,
 };
 pub use dequantize::dequantize;
 pub use embed::embed;

@@ -3,8 +3,8 @@
 mod reference;
 
 use mlxcel_kernels::{
-    AttentionShape, KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, SequenceKv, ShapeError, attention, copy_kv,
-    write_kv,
+    AttentionShape, KV_BLOCK_TOKENS, KvDtype, KvPool, KvShape, KvSide, KvSpan, SequenceKv, ShapeError,
+    attention,
 };
 use proptest::prelude::*;
 use reference::{assert_close, on_every_level, uniform};
@@ -22,10 +22,9 @@ fn attend(
     let d = shape.head_dim;
     let kv_head = head * shape.kv_heads / shape.heads;
     let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
-    let line = |values: &[f32], key: usize| {
-        let block = blocks[key / KV_BLOCK_TOKENS] as usize;
-        let at = ((block * shape.kv_heads + kv_head) * KV_BLOCK_TOKENS + key % KV_BLOCK_TOKENS) * d;
-        values[at..at + d].iter().map(|&v| f64::from(v)).collect::<Vec<_>>()
+    let line = |side: &KvSide, key: usize| {
+        let values = side.values(blocks[key / KV_BLOCK_TOKENS], kv_head, key % KV_BLOCK_TOKENS);
+        values.expect("a token of the pool").into_iter().map(f64::from).collect::<Vec<_>>()
     };
     let score = |key: usize| {
         let dot: f64 = line(kv.keys, key).iter().zip(q).map(|(k, &q)| k * f64::from(q)).sum();
@@ -46,13 +45,12 @@ fn attend(
 
 /// A pool and the blocks of each sequence; all begin with the same blocks as far as these are full.
 struct Pool {
-    shape: KvShape,
-    sides: [Vec<f32>; 2],
+    sides: [KvSide; 2],
     tables: Vec<Vec<u32>>,
 }
 
 impl Pool {
-    fn new(shape: &AttentionShape<'_>, lengths: &[Lengths], shared: usize) -> Self {
+    fn new(shape: &AttentionShape<'_>, lengths: &[Lengths], shared: usize, dtypes: [KvDtype; 2]) -> Self {
         let count = |l: &Lengths| l.1.div_ceil(KV_BLOCK_TOKENS) + l.2;
         let blocks = shared + lengths.iter().map(count).sum::<usize>();
         // Any order will do that is not the order of the tokens; 7919 is prime.
@@ -66,7 +64,7 @@ impl Pool {
         let tables = lengths.iter().map(table).collect();
         let shape = KvShape { blocks, kv_heads: shape.kv_heads, head_dim: shape.head_dim };
         // What holds no token must not matter.
-        let mut pool = Self { shape, sides: [(); 2].map(|()| vec![f32::NAN; shape.side_len()]), tables };
+        let mut pool = Self { sides: dtypes.map(|dtype| unwritten(shape, dtype)), tables };
         for (at, &(_, length, _)) in lengths.iter().enumerate() {
             let width = shape.kv_heads * shape.head_dim;
             for (side, seed) in [(0, 10), (1, 90)] {
@@ -75,28 +73,40 @@ impl Pool {
                 let own = (shared * KV_BLOCK_TOKENS * width).min(rows.len());
                 rows[own..].copy_from_slice(&uniform(seed + at as u64 + 1, length * width, -1.0..1.0)[own..]);
                 let to = KvSpan { blocks: &pool.tables[at], start: 0 };
-                write_kv(&rows, to, &shape, &mut pool.sides[side]).expect("there is room");
+                pool.sides[side].write(&rows, to).expect("there is room");
             }
         }
         pool
     }
 
     fn kv(&self) -> KvPool<'_> {
-        KvPool { shape: self.shape, keys: &self.sides[0], values: &self.sides[1] }
+        KvPool { keys: &self.sides[0], values: &self.sides[1] }
     }
 }
 
-/// Builds a batch of `lengths`, runs it on every level and compares.
-fn check(shape: &AttentionShape<'_>, lengths: &[Lengths]) {
-    check_shared(shape, lengths, 0);
+/// A side without a number in it.
+fn unwritten(shape: KvShape, dtype: KvDtype) -> KvSide {
+    let mut side = KvSide::new(shape, dtype);
+    let blocks: Vec<u32> = (0..shape.blocks as u32).collect();
+    let rows = vec![f32::NAN; shape.blocks * KV_BLOCK_TOKENS * shape.kv_heads * shape.head_dim];
+    side.write(&rows, KvSpan { blocks: &blocks, start: 0 }).expect("the whole pool");
+    side
 }
 
-/// The same, with the first `shared` blocks of all sequences the same.
-fn check_shared(shape: &AttentionShape<'_>, lengths: &[Lengths], shared: usize) {
+const F32: [KvDtype; 2] = [KvDtype::F32; 2];
+
+/// Builds a batch of `lengths`, runs it on every level and compares.
+fn check(shape: &AttentionShape<'_>, lengths: &[Lengths]) {
+    check_shared(shape, lengths, 0, F32);
+}
+
+/// The same, with the first `shared` blocks of all sequences the same, and keys and values of any dtype: compared is
+/// with attention over what is stored.
+fn check_shared(shape: &AttentionShape<'_>, lengths: &[Lengths], shared: usize, dtypes: [KvDtype; 2]) {
     let &AttentionShape { heads, head_dim, .. } = shape;
     let tokens: usize = lengths.iter().map(|l| l.0).sum();
     let q = uniform(1, tokens * heads * head_dim, -3.0..3.0);
-    let pool = Pool::new(shape, lengths, shared);
+    let pool = Pool::new(shape, lengths, shared, dtypes);
     let mut start = 0;
     let sequences: Vec<_> = lengths
         .iter()
@@ -123,7 +133,7 @@ fn check_shared(shape: &AttentionShape<'_>, lengths: &[Lengths], shared: usize) 
     on_every_level(|level| {
         let mut out = vec![f32::NAN; q.len()];
         attention(&q, &pool.kv(), &sequences, shape, &mut out).expect("matching sizes");
-        assert_close(&out, &expected, tolerance, &format!("{shape:?} {lengths:?} {level:?}"));
+        assert_close(&out, &expected, tolerance, &format!("{shape:?} {lengths:?} {dtypes:?} {level:?}"));
     });
 }
 
@@ -177,7 +187,7 @@ fn many_heads_share_one_key_head() {
 
 #[test]
 fn sequences_share_blocks() {
-    check_shared(&shape(6, 2, 32, None), &[(1, 100, 0), (50, 120, 0), (4, 68, 1), (1, 65, 0)], 2);
+    check_shared(&shape(6, 2, 32, None), &[(1, 100, 0), (50, 120, 0), (4, 68, 1), (1, 65, 0)], 2, F32);
 }
 
 #[test]
@@ -200,24 +210,55 @@ fn a_sink_takes_its_share_of_each_head() {
 fn a_query_attends_alike_whatever_it_is_computed_with() {
     // Bit for bit among single queries: what a batch holds besides must not matter to a decode token.
     let rule = shape(6, 2, 32, None);
-    let lengths = [(1, 300, 0), (1, 70, 0), (20, 90, 0)];
-    let (pool, q) = (Pool::new(&rule, &lengths, 0), uniform(1, 22 * 6 * 32, -3.0..3.0));
-    let of = |queries, at: usize| SequenceKv { queries, blocks: &pool.tables[at], length: lengths[at].1 };
-    let run = |sequences: &[SequenceKv<'_>]| {
-        let mut out = vec![0.0; q.len()];
-        attention(&q, &pool.kv(), sequences, &rule, &mut out).expect("matching sizes");
-        out
-    };
-    let together = run(&[of(0..1, 0), of(1..2, 1), of(2..22, 2)]);
-    let alone = run(&[of(1..2, 1)]);
-    assert_eq!(alone[192..384], together[192..384]);
+    let (lengths, q) = ([(1, 300, 0), (1, 70, 0), (20, 90, 0)], uniform(1, 22 * 6 * 32, -3.0..3.0));
+    for dtype in KvDtype::ALL {
+        let pool = Pool::new(&rule, &lengths, 0, [dtype; 2]);
+        let of = |queries, at: usize| SequenceKv { queries, blocks: &pool.tables[at], length: lengths[at].1 };
+        let run = |sequences: &[SequenceKv<'_>]| {
+            let mut out = vec![0.0; q.len()];
+            attention(&q, &pool.kv(), sequences, &rule, &mut out).expect("matching sizes");
+            out
+        };
+        let together = run(&[of(0..1, 0), of(1..2, 1), of(2..22, 2)]);
+        let alone = run(&[of(1..2, 1)]);
+        assert_eq!(alone[192..384], together[192..384], "{dtype}");
+    }
+}
+
+#[test]
+fn every_dtype_serves_single_queries_and_prompts() {
+    for dtypes in KvDtype::ALL.map(|dtype| [dtype; 2]).into_iter().chain([[KvDtype::Int8, KvDtype::F32]]) {
+        for head_dim in [20, 64, 80, 128] {
+            check_shared(&shape(6, 2, head_dim, None), &[(1, 300, 1), (40, 150, 0), (3, 3, 0)], 1, dtypes);
+        }
+    }
+}
+
+#[test]
+fn what_is_stored_of_a_token_does_not_depend_on_what_is_written_with_it() {
+    let layout = KvShape { blocks: 3, kv_heads: 2, head_dim: 64 };
+    let rows = uniform(5, 40 * 128, -4.0..4.0);
+    for dtype in KvDtype::ALL {
+        let held = |chunks: &[usize]| {
+            let (mut side, mut start) = (KvSide::new(layout, dtype), 0);
+            for &chunk in chunks {
+                let rows = &rows[start * 128..(start + chunk) * 128];
+                side.write(rows, KvSpan { blocks: &[2, 0], start }).expect("there is room");
+                start += chunk;
+            }
+            let token =
+                |at: usize| [0, 1].map(|head| side.values([2, 0][at / 32], head, at % 32).expect("a token"));
+            (0..40).map(token).collect::<Vec<_>>()
+        };
+        assert!(held(&[40]) == held(&[7, 1, 20, 12]), "{dtype}");
+    }
 }
 
 #[test]
 fn sizes_that_disagree_are_refused() {
-    let side = [0.0; 2 * KV_BLOCK_TOKENS];
     let layout = KvShape { blocks: 1, kv_heads: 1, head_dim: 2 };
-    let pool = KvPool { shape: layout, keys: &side, values: &side };
+    let side = KvSide::new(layout, KvDtype::F32);
+    let pool = KvPool { keys: &side, values: &side };
     let kv = |queries, length| SequenceKv { queries, blocks: &[0], length };
     let run = |shape: &AttentionShape<'_>, pool: &KvPool<'_>, sequences: &[SequenceKv<'_>]| {
         attention(&[0.0; 8], pool, sequences, shape, &mut [0.0; 8]).expect_err("a wrong size")
@@ -230,8 +271,10 @@ fn sizes_that_disagree_are_refused() {
     assert!(matches!(run(&rule, &pool, &[kv(0..2, 2), kv(1..3, 2)]), ShapeError::Bounds { .. }));
     let outside = SequenceKv { queries: 0..1, blocks: &[1], length: 1 };
     assert!(matches!(run(&rule, &pool, &[outside]), ShapeError::Row { id: 1, rows: 1 }));
-    let short = KvPool { keys: &side[1..], ..pool };
-    assert!(matches!(run(&rule, &short, &[kv(0..1, 1)]), ShapeError::Length { what: "keys", .. }));
+    let more = KvSide::new(KvShape { blocks: 2, ..layout }, KvDtype::F32);
+    let uneven = KvPool { values: &more, ..pool };
+    let blocks = "blocks of the values";
+    assert!(matches!(run(&rule, &uneven, &[kv(0..1, 1)]), ShapeError::Bounds { what, .. } if what == blocks));
     let wide = AttentionShape { head_dim: 4, ..rule };
     assert!(matches!(run(&wide, &pool, &[kv(0..1, 1)]), ShapeError::Bounds { .. }));
     let sinks = AttentionShape { sinks: Some(&[0.0; 3]), ..rule };
@@ -241,17 +284,24 @@ fn sizes_that_disagree_are_refused() {
 #[test]
 fn written_rows_land_in_the_blocks_of_their_tokens() {
     let layout = KvShape { blocks: 3, kv_heads: 2, head_dim: 1 };
-    let mut side = vec![0.0; layout.side_len()];
-    let to = KvSpan { blocks: &[2, 0], start: 31 };
-    write_kv(&[1.0, 5.0, 2.0, 6.0], to, &layout, &mut side).expect("room for two");
-    let held: Vec<_> = side.iter().enumerate().filter(|(_, v)| **v != 0.0).map(|(at, v)| (at, *v)).collect();
-    assert_eq!(held, [(0, 2.0), (32, 6.0), (2 * 64 + 31, 1.0), (2 * 64 + 63, 5.0)]);
-    let full = KvSpan { blocks: &[2, 0], start: 63 };
-    assert!(write_kv(&[0.0; 4], full, &layout, &mut side).is_err());
-    copy_kv([2, 1], 32, &layout, &mut side).expect("blocks of the pool");
-    assert_eq!((side[64 + 31], side[64 + 63]), (1.0, 5.0));
-    assert!(copy_kv([2, 3], 1, &layout, &mut side).is_err());
-    assert!(copy_kv([2, 1], 33, &layout, &mut side).is_err());
+    for dtype in KvDtype::ALL {
+        let mut side = KvSide::new(layout, dtype);
+        let to = KvSpan { blocks: &[2, 0], start: 31 };
+        side.write(&[1.0, 5.0, 2.0, 6.0], to).expect("room for two");
+        let at = |side: &KvSide, block, token| {
+            [0, 1].map(|head| side.values(block, head, token).expect("of the pool")[0].round())
+        };
+        assert_eq!((at(&side, 2, 31), at(&side, 0, 0)), ([1.0, 5.0], [2.0, 6.0]), "{dtype}");
+        assert_eq!((at(&side, 2, 30), at(&side, 0, 1), at(&side, 1, 31)), ([0.0; 2], [0.0; 2], [0.0; 2]));
+        let full = KvSpan { blocks: &[2, 0], start: 63 };
+        assert!(side.write(&[0.0; 4], full).is_err());
+        side.copy([2, 1]).expect("blocks of the pool");
+        assert_eq!(at(&side, 1, 31), [1.0, 5.0], "{dtype}");
+        assert!(side.copy([2, 3]).is_err());
+        assert!(
+            side.values(3, 0, 0).is_err() && side.values(0, 2, 0).is_err() && side.values(0, 0, 32).is_err()
+        );
+    }
 }
 
 proptest! {
@@ -269,12 +319,13 @@ proptest! {
         ),
         lengths in prop::collection::vec((1usize..40, 0usize..90, 0usize..2), 1..4),
         shared in 0usize..4,
+        dtypes in prop::array::uniform2(prop::sample::select(KvDtype::ALL.as_slice())),
     ) {
         let (window, soft_cap, sinks) = rules;
         let lengths: Vec<Lengths> = lengths.iter().map(|&(q, before, room)| (q, q + before, room)).collect();
         let heads = kv_heads * group;
         let sinks = sinks.as_deref().map(|sinks| &sinks[..heads]);
         let rule = AttentionShape { soft_cap, sinks, ..shape(heads, kv_heads, head_dim, window) };
-        check_shared(&rule, &lengths, shared);
+        check_shared(&rule, &lengths, shared, dtypes);
     }
 }

@@ -173,6 +173,7 @@ impl Models {
             quantize_group_size: run.request.quantize_group_size,
             lookup_tokens: run.request.lookup_tokens,
             draft,
+            kv_dtype: run.request.kv_dtype.clone(),
         };
         let Some(streams) = self.load_on_slots(run.ticket, &load) else {
             let message = format!("{} was unloaded while it was loading", load.served_name);

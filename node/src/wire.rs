@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mlxcel_engine::{
     AnswerOptions, ChatPrompt, Delta, DraftOptions, EngineState, Event, Finish, FinishReason, GenerateError,
-    Grammar, Limits, LoadStep, PRIORITIES, Prompt, Quantization, RepetitionLimit, Request, SamplingParams,
-    ScoredToken, TokenLogprobs, ToolCallDelta, ToolChoice, Turn,
+    Grammar, KvDtype, Limits, LoadStep, PRIORITIES, Prompt, Quantization, RepetitionLimit, Request,
+    SamplingParams, ScoredToken, TokenLogprobs, ToolCallDelta, ToolChoice, Turn, UnknownKvDtype,
 };
 use mlxcel_protocol::v1::{self, FailureKind, generate_event, generate_request, load_progress};
 use serde_json::Value;
@@ -85,6 +85,14 @@ pub(crate) fn draft(draft: v1::Draft) -> Result<DraftOptions, String> {
     }
     let quantize = quantization(quantize_bits, quantize_group_size)?;
     Ok(DraftOptions { path: model.into(), quantize, tokens: min_tokens..=max_tokens })
+}
+
+/// How a `WorkerLoad` asks to store keys and values.
+pub(crate) fn kv_dtype(name: &str) -> Result<Option<KvDtype>, String> {
+    match name {
+        "" => Ok(None),
+        name => name.parse().map(Some).map_err(|error: UnknownKvDtype| error.to_string()),
+    }
 }
 
 /// An engine's event for the wire, and whether it ends the request.
@@ -401,5 +409,12 @@ mod tests {
         assert!(quantization(7, 64).is_err());
         assert!(quantization(4, 48).is_err());
         assert!(quantization(0, 64).is_err());
+    }
+
+    #[test]
+    fn kv_dtypes_are_checked() {
+        assert_eq!(kv_dtype(""), Ok(None));
+        assert_eq!(kv_dtype("int4"), Ok(Some(KvDtype::Int4)));
+        assert!(kv_dtype("int3").is_err_and(|error| error.contains("int3")));
     }
 }

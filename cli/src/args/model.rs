@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use mlxcel_engine::{DeviceChoice, DraftOptions, Limits, LoadOptions, Quantization, Trace};
+use mlxcel_engine::{
+    DeviceChoice, DraftOptions, KvDtype, Limits, LoadOptions, Quantization, Trace, UnknownKvDtype,
+};
 use mlxcel_protocol::v1::Draft;
 
 /// Which model to load, and how, for one engine in this process.
@@ -32,6 +34,10 @@ pub(crate) struct LoadingArgs {
     /// Longest prompt plus output in tokens; 0 for the model's own limit.
     #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) ctx_size: u32,
+    /// How keys and values are stored: `f32`, `f16`, `int8`, `int4`, or `auto` for f32 on a CPU and the model's own
+    /// dtype on a GPU. What is smaller leaves room for more context, and is less exact.
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = checked_kv_dtype)]
+    pub(crate) kv_dtype: String,
     /// Guess up to N tokens ahead where a text repeats itself or its prompt, and check them in one step. The output is
     /// the same; code, quotations and edits come faster.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -117,6 +123,8 @@ impl ModelArgs {
             device: parse_device(&self.device).unwrap_or_default(),
             quantize: loading.quantize.map(|bits| Quantization { bits, group_size: loading.group_size }),
             context_tokens: (loading.ctx_size > 0).then_some(loading.ctx_size),
+            // As is this.
+            kv_dtype: parse_kv_dtype(&loading.kv_dtype).unwrap_or_default(),
             lookup_tokens: loading.lookup,
             ..LoadOptions::default()
         }
@@ -173,6 +181,19 @@ pub(crate) fn checked_device(text: &str) -> Result<String, String> {
     parse_device(text).map(|_| text.to_owned())
 }
 
+/// A KV dtype as a person names it; `None` for `auto`.
+pub(crate) fn parse_kv_dtype(text: &str) -> Result<Option<KvDtype>, String> {
+    match text {
+        "auto" => Ok(None),
+        _ => text.parse().map(Some).map_err(|error: UnknownKvDtype| format!("{error}; or give auto")),
+    }
+}
+
+/// The text itself, once it is known to name a KV dtype.
+fn checked_kv_dtype(text: &str) -> Result<String, String> {
+    parse_kv_dtype(text).map(|_| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +203,13 @@ mod tests {
         let of = |file: &str, device| TraceArgs { trace: Some(file.into()) }.of_device(device);
         assert_eq!(of("out/trace.json", "gpu:1"), Some("out/trace.gpu-1.json".into()));
         assert_eq!(of("trace", "gpu:0"), Some("trace.gpu-0".into()));
+    }
+
+    #[test]
+    fn kv_dtypes_are_parsed_or_refused_with_the_choices() {
+        assert_eq!(parse_kv_dtype("auto"), Ok(None));
+        assert_eq!(parse_kv_dtype("int8"), Ok(Some(KvDtype::Int8)));
+        assert!(parse_kv_dtype("bf16").is_err_and(|error| error.contains("f32, f16, int8 or int4")));
     }
 
     #[test]

@@ -143,6 +143,8 @@ fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadM
         context_tokens: args.ctx_size,
         lookup_tokens: args.lookup,
         draft: args.draft.request(),
+        // The text was checked when it was parsed; the wire's word for `auto` is none.
+        kv_dtype: if args.kv_dtype == "auto" { String::new() } else { args.kv_dtype.clone() },
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
@@ -60,7 +61,12 @@ impl Model {
             (Execution::Cuda, Some(kernels)) => Box::new(CudaArithmetic { kernels, graph }),
             _ => Box::new(graph),
         };
-        Ok(Self { description, weights, arithmetic, execution, dtype })
+        Ok(Self { description, weights, arithmetic, execution, dtype, kv_dtype: None })
+    }
+
+    /// Stores keys and values as `dtype`; without one as they are computed.
+    pub(crate) fn with_kv_dtype(self, kv_dtype: Option<KvDtype>) -> Self {
+        Self { kv_dtype, ..self }
     }
 
     /// A KV cache of `blocks` blocks for this model.
@@ -70,27 +76,24 @@ impl Model {
             attention
         });
         match self.execution {
-            Execution::Host => Box::new(HostKv::new(layers, blocks)),
-            Execution::Graph | Execution::Cuda => Box::new(GraphKv::new(layers.len(), blocks)),
+            Execution::Host => Box::new(HostKv::new(layers, blocks, self.kv_dtype.unwrap_or(KvDtype::F32))),
+            Execution::Graph | Execution::Cuda => Box::new(GraphKv::new(layers.len(), blocks, self.kv_dtype)),
         }
     }
 
     /// Bytes of KV cache one block takes, in all layers.
     pub(crate) fn kv_block_bytes(&self) -> u64 {
-        self.kv_bytes_per_token() * BLOCK_TOKENS as u64
-    }
-
-    /// Bytes of KV cache one token of one sequence takes.
-    fn kv_bytes_per_token(&self) -> u64 {
-        kv_values_per_token(&self.description) * self.dtype.size() as u64
+        kv_bytes_per_token(&self.description, self.kv_dtype, self.dtype.size()) * BLOCK_TOKENS as u64
     }
 }
 
-/// Keys and values one token leaves in the caches of all layers.
-pub(crate) fn kv_values_per_token(decoder: &Decoder) -> u64 {
+/// Bytes of KV cache one token of one sequence takes in all layers: stored as `dtype`, or without one in values of
+/// `value_bytes` bytes.
+pub(crate) fn kv_bytes_per_token(decoder: &Decoder, dtype: Option<KvDtype>, value_bytes: usize) -> u64 {
+    let row_bytes = |d: usize| dtype.map_or(d * value_bytes, |dtype| dtype.row_bytes(d));
     let per_layer = decoder.layers.iter().map(|layer| {
         let Mixer::Attention(attention) = &layer.mixer;
-        2 * attention.kv_heads * attention.head_dim
+        2 * attention.kv_heads * row_bytes(attention.head_dim)
     });
     per_layer.sum::<usize>() as u64
 }

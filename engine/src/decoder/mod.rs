@@ -17,7 +17,7 @@ mod source;
 mod weights;
 
 pub(crate) use arithmetic::length;
-pub(crate) use build::{Execution, kv_values_per_token};
+pub(crate) use build::{Execution, kv_bytes_per_token};
 pub use description::{
     Activation, Attention, Cut, Decoder, Embedding, FeedForward, Layer, Linear, Mixer, Norm, Rope,
 };

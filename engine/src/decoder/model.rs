@@ -3,6 +3,7 @@
 //! Takes a ragged step and returns logits for the rows that want them. Decides nothing about
 //! which tokens to compute (`schedule`), how (`Arithmetic`), or where keys and values live (`KvCache`).
 
+use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::{Array, Dtype, Result};
 
 use super::arithmetic::Arithmetic;
@@ -19,8 +20,9 @@ pub(crate) struct Model {
     pub(crate) weights: DecoderWeights,
     pub(crate) arithmetic: Box<dyn Arithmetic>,
     pub(crate) execution: super::build::Execution,
-    /// The dtype of activations and of the KV cache.
+    /// The dtype of activations, and of the KV cache unless `kv_dtype` says otherwise.
     pub(crate) dtype: Dtype,
+    pub(crate) kv_dtype: Option<KvDtype>,
 }
 
 impl Model {

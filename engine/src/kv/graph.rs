@@ -1,15 +1,18 @@
 //! KV storage in MLX arrays, attended by MLX's own fused attention.
 //!
-//! One array a layer and side, `[rows, kv_heads, head_dim]` in which block `b` is the rows from `b * BLOCK_TOKENS` on: token
+//! Arrays a layer and side, `[rows, kv_heads, _]` in which block `b` is the rows from `b * BLOCK_TOKENS` on: token
 //! by token, so that a sequence's blocks are put together by one gather of rows. Attention runs over that contiguous form,
 //! sequence by sequence, because MLX's kernel reads no block tables. Works on every device in any float dtype; it is
-//! what Metal runs, and the slow twin of the CPU kernel.
+//! what Metal runs, and the slow twin of the CPU kernel. How rows are held is `encoding`'s: where they are codes, what was
+//! gathered is dequantised, and new rows are attended to as they will be read later.
 
 use std::ops::Range;
 
+use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::fast::{Mask, attention_with_sinks, scaled_dot_product_attention};
 use mlxcel_mlx_bridge::{Array, Dtype, Error, ErrorKind, Result};
 
+use super::encoding::Encoding;
 use super::{AttentionRule, KvCache};
 use crate::blocks::{BLOCK_TOKENS, BlockId};
 use crate::decoder::{StepInputs, length};
@@ -17,11 +20,15 @@ use crate::schedule::{Span, StepPlan};
 
 /// The KV cache of engines that compute in MLX graphs.
 pub(crate) struct GraphKv {
-    layers: Vec<Option<[Array; 2]>>,
+    layers: Vec<Option<[Held; 2]>>,
+    encoding: Encoding,
     /// Blocks the pool may grow to.
     blocks: usize,
     step: Option<BoundStep>,
 }
+
+/// What is held of rows: arrays of as many rows.
+type Held = Vec<Array>;
 
 /// What a step's plan says about rows of the pool, the same in every layer.
 struct BoundStep {
@@ -43,24 +50,23 @@ struct BoundSpan {
 }
 
 impl GraphKv {
-    /// Storage for a decoder of `layers` layers, grown as blocks are used up to `blocks` blocks.
-    pub(crate) fn new(layers: usize, blocks: usize) -> Self {
-        Self { layers: vec![None; layers], blocks, step: None }
+    /// Storage for a decoder of `layers` layers, grown as blocks are used up to `blocks` blocks; without a dtype rows
+    /// are held as they come.
+    pub(crate) fn new(layers: usize, blocks: usize, dtype: Option<KvDtype>) -> Self {
+        Self { layers: vec![None; layers], encoding: Encoding(dtype), blocks, step: None }
     }
 
     /// The pool of a layer, with room for the step and its copies done.
-    fn pool(&mut self, layer: usize, like: [&Array; 2], step: &BoundStep) -> Result<[Array; 2]> {
-        let held = self.layers[layer].take().map_or([None, None], |sides| sides.map(Some));
-        let mut sides = Vec::with_capacity(2);
-        for (side, like) in held.into_iter().zip(like) {
-            let mut side = grown(side, like, step.blocks, self.blocks)?;
-            for [from, to] in &step.copies {
-                let rows = side.take(from, 0)?;
-                side = put_rows(&side, to, &rows)?;
+    fn pool(&mut self, layer: usize, like: &[Held; 2], step: &BoundStep) -> Result<[Held; 2]> {
+        let held = self.layers[layer].take();
+        let mut sides = [Vec::new(), Vec::new()];
+        for (at, side) in sides.iter_mut().enumerate() {
+            for (part, like) in like[at].iter().enumerate() {
+                let held = held.as_ref().map(|sides| sides[at][part].clone());
+                side.push(copied(grown(held, like, step.blocks, self.blocks)?, step)?);
             }
-            sides.push(side);
         }
-        <[Array; 2]>::try_from(sides).map_err(|_| defect("a pool has two sides"))
+        Ok(sides)
     }
 }
 
@@ -78,19 +84,25 @@ impl KvCache for GraphKv {
         _: &StepInputs,
     ) -> Result<Array> {
         let step = self.step.take().ok_or_else(|| defect("the step was not begun"))?;
-        let [keys, values] = self.pool(layer, [key, value], &step)?;
+        let (encoding, head_dim) = (self.encoding, rule.shape.head_dim);
+        let new = [encoding.encode(key)?, encoding.encode(value)?];
         // Nothing else refers to the pool as it was when this is evaluated, so MLX writes in place.
-        let (keys, values) = (put_rows(&keys, &step.written, key)?, put_rows(&values, &step.written, value)?);
+        let mut pool = self.pool(layer, &new, &step)?;
+        for (held, new) in pool.iter_mut().flatten().zip(new.iter().flatten()) {
+            *held = put_rows(held, &step.written, new)?;
+        }
         let mut mixed = Vec::with_capacity(step.spans.len());
         for span in &step.spans {
-            let [new_keys, new_values] = [key, value].map(|x| part(x, &span.rows));
-            let (keys, values) = match &span.held {
-                Some(rows) => (keys.take(rows, 0)?, values.take(rows, 0)?),
-                None => (new_keys?, new_values?),
+            let seen = |side: usize| {
+                let parts = match &span.held {
+                    Some(rows) => pool[side].iter().map(|held| held.take(rows, 0)).collect::<Result<Held>>(),
+                    None => new[side].iter().map(|new| part(new, &span.rows)).collect(),
+                };
+                encoding.decode(&parts?, head_dim, query.dtype())
             };
-            mixed.push(attend(&part(query, &span.rows)?, [&keys, &values], span.start, rule)?);
+            mixed.push(attend(&part(query, &span.rows)?, [&seen(0)?, &seen(1)?], span.start, rule)?);
         }
-        self.layers[layer] = Some([keys, values]);
+        self.layers[layer] = Some(pool);
         self.step = Some(step);
         match mixed.as_slice() {
             [one] => Ok(one.clone()),
@@ -159,6 +171,14 @@ fn grown(side: Option<Array>, like: &Array, needed: usize, most: usize) -> Resul
         Some(side) => Array::concatenate(&[side, &zeros], 0),
         None => Ok(zeros),
     }
+}
+
+/// `side` after the copies of the step.
+fn copied(mut side: Array, step: &BoundStep) -> Result<Array> {
+    for [from, to] in &step.copies {
+        side = put_rows(&side, to, &side.take(from, 0)?)?;
+    }
+    Ok(side)
 }
 
 /// `side` with `new`, `[tokens, kv_heads, head_dim]`, at `rows`, `[tokens, 1, 1]`.

@@ -1,12 +1,12 @@
 //! KV storage in host memory, attended by our CPU kernel.
 //!
-//! One f32 buffer a layer and side, laid out `[blocks, kv_heads, BLOCK_TOKENS, head_dim]`. Memory is taken by the
-//! system when a block is first written. Copies and writes happen inside the attention primitive, on the stream that
+//! One buffer a layer and side, laid out `[blocks, kv_heads, BLOCK_TOKENS, head_dim]` in the dtype the caller chooses.
+//! Memory is taken by the system when a block is first written. Copies and writes happen inside the attention primitive, on the stream that
 //! evaluates it, so that steps see each other's keys in the order they were built.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mlxcel_kernels::{KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, SequenceKv, ShapeError};
+use mlxcel_kernels::{KV_BLOCK_TOKENS, KvDtype, KvPool, KvShape, KvSide, KvSpan, SequenceKv, ShapeError};
 use mlxcel_mlx_bridge::{Array, Dtype, HostInput, HostOutput, Result, host_op_single};
 
 use super::{AttentionRule, KvCache};
@@ -23,14 +23,17 @@ pub(crate) struct HostKv {
 
 /// Keys and values of all blocks in one layer.
 struct LayerPool {
-    shape: KvShape,
-    sides: [Vec<f32>; 2],
+    sides: [KvSide; 2],
 }
 
 impl HostKv {
     /// Storage of `blocks` blocks for a decoder with these layers.
-    pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a Attention>, blocks: usize) -> Self {
-        let pool = |attention| Arc::new(Mutex::new(LayerPool::new(attention, blocks)));
+    pub(crate) fn new<'a>(
+        layers: impl Iterator<Item = &'a Attention>,
+        blocks: usize,
+        dtype: KvDtype,
+    ) -> Self {
+        let pool = |attention| Arc::new(Mutex::new(LayerPool::new(attention, blocks, dtype)));
         Self { layers: layers.map(pool).collect() }
     }
 }
@@ -68,22 +71,21 @@ impl KvCache for HostKv {
 }
 
 impl LayerPool {
-    fn new(attention: &Attention, blocks: usize) -> Self {
+    fn new(attention: &Attention, blocks: usize, dtype: KvDtype) -> Self {
         let shape = KvShape { blocks, kv_heads: attention.kv_heads, head_dim: attention.head_dim };
-        // Zeroed by the system when a page is first touched.
-        Self { shape, sides: [(); 2].map(|()| vec![0.0; shape.side_len()]) }
+        Self { sides: [(); 2].map(|()| KvSide::new(shape, dtype)) }
     }
 
     /// Copies what the plan asks for, then writes the rows of every span, `[tokens, kv_heads, head_dim]`.
     fn write(&mut self, plan: &StepPlan, rows: [&[f32]; 2]) -> std::result::Result<(), ShapeError> {
-        let width = self.shape.kv_heads * self.shape.head_dim;
         for (side, rows) in self.sides.iter_mut().zip(rows) {
+            let width = side.shape().kv_heads * side.shape().head_dim;
             for copy in &plan.copies {
-                mlxcel_kernels::copy_kv([copy.from.0, copy.to.0], copy.tokens, &self.shape, side)?;
+                side.copy([copy.from.0, copy.to.0])?;
             }
             for (span, at) in plan.spans.iter().zip(plan.rows()) {
                 let to = KvSpan { blocks: numbers(&span.blocks), start: span.start };
-                mlxcel_kernels::write_kv(&rows[at.start * width..at.end * width], to, &self.shape, side)?;
+                side.write(&rows[at.start * width..at.end * width], to)?;
             }
         }
         Ok(())
@@ -101,7 +103,7 @@ impl LayerPool {
             .map(|((span, queries), length)| SequenceKv { queries, blocks: numbers(&span.blocks), length })
             .collect();
         let [keys, values] = &self.sides;
-        let pool = KvPool { shape: self.shape, keys, values };
+        let pool = KvPool { keys, values };
         mlxcel_kernels::attention(query, &pool, &sequences, shape, out)
     }
 }

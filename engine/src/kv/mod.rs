@@ -2,8 +2,10 @@
 //!
 //! A pool of blocks for each layer and side; which sequence uses which block is said by the plan of each step
 //! (`blocks` keeps the books, the scheduler decides). One interface, `KvCache`: attention that writes and reads the
-//! pool. In host memory for our CPU kernels (`HostKv`), in MLX arrays for everything else (`GraphKv`).
+//! pool. In host memory for our CPU kernels (`HostKv`), in MLX arrays for everything else (`GraphKv`); in
+//! either as floats, or as small numbers with scales.
 
+mod encoding;
 mod graph;
 mod host;
 #[cfg(test)]

@@ -151,6 +151,7 @@ impl Loaded {
         let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
         let context_tokens = context(options, description.max_context)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
+        let model = model.with_kv_dtype(options.kv_dtype);
         let step_tokens = STEP_TOKENS[usize::from(device.has_wide_steps())];
         let draft = options.draft.as_ref();
         let draft = draft.map(|draft| draft::load(draft, &codec, &device, progress)).transpose()?;

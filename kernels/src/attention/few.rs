@@ -9,7 +9,7 @@ use super::Batch;
 use super::cache::{CHUNK, PARTS, Part, chunks};
 use super::plan::{FewTask, Merge, partial_size};
 use super::soft_cap::soft_cap;
-use crate::memory::Disjoint;
+use crate::memory::{Disjoint, Scratch};
 use crate::simd::{Kernel, Simd, exp};
 
 /// Attends over some of the keys.
@@ -34,8 +34,9 @@ impl Kernel for Attend<'_> {
             row[0] = LOWEST;
         }
         let mut scores = [0.0; CHUNK];
+        let mut room = Scratch::new(self.batch.kv.room());
         for keys in chunks(task.keys.clone()) {
-            let parts = self.batch.kv.parts(sequence.blocks, task.kv_head, keys.clone());
+            let parts = self.batch.kv.parts(s, (sequence.blocks, task.kv_head), keys.clone(), &mut room);
             for (row, partial) in partial.chunks_exact_mut(d + 2).enumerate() {
                 let offset = shape.offset(sequence, task.kv_head, row);
                 let q = &self.batch.q[offset..offset + d];

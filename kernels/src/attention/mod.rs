@@ -8,9 +8,11 @@ mod cache;
 mod few;
 mod plan;
 mod soft_cap;
+mod storage;
 mod tile;
 
-pub use cache::{KV_BLOCK_TOKENS, KvPool, KvShape, KvSpan, copy_kv, write_kv};
+pub use cache::{KV_BLOCK_TOKENS, KvPool, KvShape, KvSide, KvSpan};
+pub use storage::{KvDtype, UnknownKvDtype};
 
 use std::ops::Range;
 
@@ -169,15 +171,18 @@ fn check_pool(
     sequences: &[SequenceKv<'_>],
     shape: &AttentionShape<'_>,
 ) -> Result<(), ShapeError> {
-    let KvShape { kv_heads, head_dim, .. } = kv.shape;
-    for (what, expected, found) in
-        [("heads of the pool", shape.kv_heads, kv_heads), ("head size of the pool", shape.head_dim, head_dim)]
-    {
+    let KvShape { blocks, kv_heads, head_dim } = kv.keys.shape();
+    let values = kv.values.shape();
+    for (what, expected, found) in [
+        ("heads of the pool", shape.kv_heads, kv_heads),
+        ("head size of the pool", shape.head_dim, head_dim),
+        ("blocks of the values", blocks, values.blocks),
+        ("heads of the values", kv_heads, values.kv_heads),
+        ("head size of the values", head_dim, values.head_dim),
+    ] {
         if expected != found {
             return Err(ShapeError::Bounds { what, least: expected, most: expected, found });
         }
     }
-    kv.shape.check("keys", kv.keys.len())?;
-    kv.shape.check("values", kv.values.len())?;
-    sequences.iter().try_for_each(|sequence| kv.shape.check_table(sequence.blocks, sequence.length))
+    sequences.iter().try_for_each(|sequence| kv.keys.shape().check_table(sequence.blocks, sequence.length))
 }

@@ -55,6 +55,7 @@ impl Attend<'_> {
     fn tile<S: Simd, const M: usize>(&self, s: S, rows: std::ops::Range<usize>) {
         let (shape, sequence) = (self.batch.shape, self.sequence());
         let (d, width) = (shape.head_dim, 2 * S::LANES);
+        let mut room = Scratch::new(self.batch.kv.room());
         let mut buffer = Scratch::new(2 * d * width + CHUNK * width);
         let (queries, rest) = buffer.split_at_mut(d * width);
         let (out, scores) = rest.split_at_mut(d * width);
@@ -73,7 +74,7 @@ impl Attend<'_> {
             position: unsafe { [s.load(positions.as_ptr()), s.load(positions.as_ptr().add(S::LANES))] },
         };
         for keys in chunks(shape.first_seen(first)..last + 1) {
-            let parts = self.batch.kv.parts(sequence.blocks, self.task.kv_head, keys.clone());
+            let parts = self.batch.kv.parts(s, (sequence.blocks, self.task.kv_head), keys.clone(), &mut room);
             let scores = &mut scores[..keys.len() * width];
             let mut rest = &mut scores[..];
             for part in parts {

@@ -19,7 +19,7 @@ pub(crate) use element::Element;
 pub(crate) use exp::exp;
 pub use level::{Level, with_level};
 pub(crate) use level::{dispatch, dispatch_products};
-pub(crate) use portable::widen;
+pub(crate) use portable::{Portable, widen};
 pub(crate) use tanh::tanh;
 
 /// Most lanes any set has.

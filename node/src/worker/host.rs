@@ -146,8 +146,10 @@ impl Host {
             Some(Model::Loading { .. }) => return,
             None => {}
         }
-        let quantize = match wire::quantization(load.quantize_bits, load.quantize_group_size) {
-            Ok(quantize) => quantize,
+        let quantize = wire::quantization(load.quantize_bits, load.quantize_group_size);
+        let asked = quantize.and_then(|quantize| Ok((quantize, wire::kv_dtype(&load.kv_dtype)?)));
+        let (quantize, kv_dtype) = match asked {
+            Ok(asked) => asked,
             Err(rule) => {
                 let failed = wire::load_failed(FailureKind::InvalidRequest, rule);
                 return self.outbox.push(load_event(&name, failed));
@@ -167,6 +169,7 @@ impl Host {
             context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
             max_sequences: self.options.max_sequences,
             lookup_tokens: load.lookup_tokens,
+            kv_dtype,
             trace: self.options.trace.clone(),
             ..LoadOptions::default()
         };
