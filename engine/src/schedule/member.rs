@@ -20,8 +20,8 @@ pub(super) struct Member {
     pub(super) tokens: Vec<u32>,
     /// Tokens after those that launched steps sample and a later step may compute already.
     pub(super) awaited: usize,
-    /// Samples of launched steps that nobody has read.
-    pub(super) unread: usize,
+    /// Launched steps that compute tokens of it and have not been read.
+    pub(super) in_flight: usize,
     /// Its prompt has been charged to its client; computing it again is not the client's doing.
     pub(super) charged: bool,
     /// The first plan that may admit it.
@@ -53,7 +53,7 @@ impl From<Admission> for Member {
             deadline: admission.deadline,
             tokens: admission.prompt,
             awaited: 0,
-            unread: 0,
+            in_flight: 0,
             charged: false,
             not_before: 0,
         }
@@ -73,7 +73,6 @@ impl Member {
             Token::Known(id) => {
                 self.tokens.push(id);
                 self.awaited = self.awaited.saturating_sub(1);
-                self.unread = self.unread.saturating_sub(1);
             }
         }
     }
@@ -101,7 +100,7 @@ impl Running {
             (start..start + count).map(token).chain(guesses.iter().copied().map(Token::Known)).collect();
         self.planned += count;
         let last = self.pending() == 0;
-        self.member.unread += usize::from(last);
+        self.member.in_flight += 1;
         let samples = if last { 1 + guesses.len() } else { 0 };
         Span { sequence: self.member.sequence, tokens, start, samples, blocks: self.table.shared() }
     }

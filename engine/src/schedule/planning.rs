@@ -169,10 +169,11 @@ impl Scheduler {
         plan.spans.push(span);
     }
 
-    /// Whose turn it is, unless a token of its own has yet to be read.
+    /// Whose turn it is, unless a step that computes tokens of it has yet to be read: what that step computed went
+    /// to blocks that it may no longer have.
     fn next(&self, now: Duration) -> Option<Next> {
         let next = self.queue.next(&self.service, now)?;
-        let may_enter = |member: &Member| member.not_before <= self.plans && member.unread == 0;
+        let may_enter = |member: &Member| member.not_before <= self.plans && member.in_flight == 0;
         self.queue.get(&next).is_some_and(may_enter).then_some(next)
     }
 

@@ -34,7 +34,7 @@ pub struct SchedulerLimits {
 /// A plan may be made while the step before runs. A sequence that gives way or is removed then has blocks that the
 /// running step still reads and writes, and that the next one may give to another: steps must run in the order
 /// of their plans, on one stream. A sequence that gave way is admitted again by the plan after the next one at the
-/// earliest, when the token that the running step samples for it has been read.
+/// earliest, and not before every step that computes tokens of it has been read.
 #[derive(Debug)]
 pub struct Scheduler {
     pub(super) limits: SchedulerLimits,
@@ -137,11 +137,16 @@ impl Scheduler {
         }
     }
 
-    /// A step has run that computed `sequence` up to its first `tokens` tokens: others may share them.
+    /// A step has run that computed `sequence` up to its first `tokens` tokens: others may share them, unless it has
+    /// given its blocks up since. Told once for each step planned, before the token that the step sampled.
     pub fn computed(&mut self, sequence: SequenceId, tokens: usize) {
         let Some(entry) = self.running.iter_mut().find(|entry| entry.member.sequence == sequence) else {
+            if let Some(member) = self.queue.get_mut(sequence) {
+                member.in_flight = member.in_flight.saturating_sub(1);
+            }
             return;
         };
+        entry.member.in_flight = entry.member.in_flight.saturating_sub(1);
         let known = tokens.min(entry.member.tokens.len());
         if known / BLOCK_TOKENS > entry.computed / BLOCK_TOKENS {
             self.store.publish(&entry.table, &entry.member.tokens[..known]);
