@@ -34,14 +34,18 @@ pub(crate) async fn generate(
     // The receiver outlives the request, so that a failed send cannot lose an event.
     engine.submit(request, Box::new(move |event| drop(sender.send(event))));
     let (mut text, mut token_ids) = (String::new(), Vec::new());
+    // One listener throughout, asked first: a signal that comes while a piece of text is written is not lost.
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let event = tokio::select! {
-            event = events.recv() => event,
-            interrupted = tokio::signal::ctrl_c() => {
+            biased;
+            interrupted = &mut interrupt => {
                 interrupted?;
                 engine.cancel(&id);
+                interrupt.set(tokio::signal::ctrl_c());
                 continue;
             }
+            event = events.recv() => event,
         };
         match event {
             Some(Event::Started { .. }) => {}
