@@ -16,8 +16,8 @@ pub mod suite;
 pub mod tcp;
 
 pub use contract::{
-    Access, Address, Attachment, Batch, BatchBuilder, BatchError, Caps, Channel, Completion, ConnectError,
-    Denial, Key, KeyError, Kind, Memory, MemoryKind, Op, OpError, PeerId, PeerLoss, RailKey, RailStats,
-    Region, RegionMemory, RegionSlice, RegisterError, Run, Stats, Tag, Transport, TransportExt,
+    Access, Address, Attachment, Batch, BatchBuilder, BatchError, Caps, Channel, Claim, Completion,
+    ConnectError, Denial, Key, KeyError, Kind, Memory, MemoryKind, Op, OpError, PeerId, PeerLoss, RailKey,
+    RailStats, Region, RegionMemory, RegionSlice, RegisterError, Run, Stats, Tag, Transport, TransportExt,
 };
 pub use domain::{Counter, Domain, Message, PeerState};

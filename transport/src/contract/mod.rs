@@ -22,7 +22,7 @@ pub(crate) use blocking::block_on;
 pub use caps::{Caps, MemoryKind};
 pub use key::{Key, KeyError, RailKey};
 pub(crate) use op::State as OpState;
-pub use op::{Completion, Denial, Op, OpError};
+pub use op::{Claim, Completion, Denial, Op, OpError};
 pub use region::{Access, Attachment, Memory, Region, RegionMemory, RegionSlice, RegisterError};
 pub use stats::{RailStats, Stats};
 pub use tag::{Channel, Tag};

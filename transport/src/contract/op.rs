@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
@@ -67,9 +67,15 @@ pub struct Op(Arc<State>);
 #[derive(Clone, Debug)]
 pub struct Completion(Arc<State>);
 
+/// The right to read an operation's bytes: while one is held, nobody is told that the operation failed, and so nobody
+/// changes them.
+#[derive(Debug)]
+pub struct Claim(Arc<State>);
+
 #[derive(Debug)]
 pub(crate) struct State {
     outcome: AtomicU8,
+    claims: AtomicU32,
     waker: AtomicWaker,
 }
 
@@ -77,7 +83,11 @@ impl Op {
     /// An operation and what ends it.
     #[must_use]
     pub fn pending() -> (Self, Completion) {
-        let state = Arc::new(State { outcome: AtomicU8::new(PENDING), waker: AtomicWaker::new() });
+        let state = Arc::new(State {
+            outcome: AtomicU8::new(PENDING),
+            claims: AtomicU32::new(0),
+            waker: AtomicWaker::new(),
+        });
         (Self(Arc::clone(&state)), Completion(state))
     }
 
@@ -89,10 +99,12 @@ impl Op {
         op
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it has. A failure is not told while its bytes are being read.
     #[must_use]
     pub fn outcome(&self) -> Option<Result<(), OpError>> {
-        decode(self.0.outcome.load(Ordering::Acquire))
+        let outcome = decode(self.0.outcome.load(Ordering::SeqCst))?;
+        let settled = outcome.is_ok() || self.0.claims.load(Ordering::SeqCst) == 0;
+        settled.then_some(outcome)
     }
 
     /// Ends it now. Bytes already on their way may still arrive at the destination, and may be counted there.
@@ -126,15 +138,39 @@ impl Completion {
         self.0.outcome.load(Ordering::Acquire) != PENDING
     }
 
+    /// Claims the operation's bytes, unless it has ended: its owner may have changed them since.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claim> {
+        self.0.claims.fetch_add(1, Ordering::SeqCst);
+        let claim = Claim(Arc::clone(&self.0));
+        (self.0.outcome.load(Ordering::SeqCst) == PENDING).then_some(claim)
+    }
+
     pub(crate) fn state(&self) -> &Arc<State> {
         &self.0
+    }
+}
+
+impl Claim {
+    /// Whether the operation has ended meanwhile, and its owner waits for the claim to be given back.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.0.is_ended()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.0.claims.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_ended() {
+            self.0.waker.wake();
+        }
     }
 }
 
 impl State {
     pub(crate) fn end(&self, result: Result<(), OpError>) -> bool {
         let code = encode(result);
-        let first = self.outcome.compare_exchange(PENDING, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let first = self.outcome.compare_exchange(PENDING, code, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if first {
             self.waker.wake();
         }
@@ -196,6 +232,18 @@ mod tests {
         assert_eq!(op.outcome(), None);
         op.cancel();
         assert!(!done.end(Ok(())));
+        assert_eq!(op.outcome(), Some(Err(OpError::Cancelled)));
+    }
+
+    #[test]
+    fn a_failure_is_told_when_nobody_reads_the_bytes_any_more() {
+        let (op, done) = Op::pending();
+        let claim = done.claim().expect("it has not ended");
+        op.cancel();
+        assert_eq!(op.outcome(), None);
+        assert!(claim.is_overdue());
+        assert!(done.claim().is_none(), "nobody begins to read them");
+        drop(claim);
         assert_eq!(op.outcome(), Some(Err(OpError::Cancelled)));
     }
 

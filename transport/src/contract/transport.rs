@@ -114,7 +114,7 @@ pub trait Transport: Send + Sync {
     fn disconnect(&self, peer: PeerId);
 
     /// Writes `batch`, and then counts it in `tag` at the destination. Done means that it has been counted.
-    /// Local bytes must not change until the operation has ended.
+    /// Local bytes must not change until the operation has ended; they may when it has, however it ended.
     fn write(&self, batch: &Batch, tag: Tag, deadline: Instant) -> Op;
 
     /// Reads `batch`. Done means that all bytes are there.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::ProtocolError;
-use crate::contract::{RegionSlice, Tag};
+use crate::contract::{Completion, RegionSlice, Tag};
 use crate::domain::Grant;
 
 /// Bytes of a header.
@@ -39,20 +39,18 @@ pub enum Verb {
     Cancel = 7,
     /// A rail (`slice`) was lost: the peer closes its end of it now, and says so.
     RailDown = 8,
-    /// Asks for a pong.
-    Ping = 9,
-    /// Answers a ping.
-    Pong = 10,
+    /// The peer is there, and has nothing else to say.
+    Alive = 9,
     /// The peer leaves.
-    Goodbye = 11,
+    Goodbye = 10,
     /// Asks for the acknowledgement of an item again, if it was given: a rail was lost that may have carried it.
-    Query = 12,
+    Query = 11,
     /// Nothing of a rail (`slice`) will be placed any more.
-    RailClosed = 13,
+    RailClosed = 12,
 }
 
 impl Verb {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 12] = [
         Self::Data,
         Self::Answer,
         Self::Ack,
@@ -61,8 +59,7 @@ impl Verb {
         Self::Request,
         Self::Cancel,
         Self::RailDown,
-        Self::Ping,
-        Self::Pong,
+        Self::Alive,
         Self::Goodbye,
         Self::Query,
         Self::RailClosed,
@@ -242,6 +239,8 @@ pub struct Frame {
     pub head: FrameHead,
     /// What follows.
     pub payload: Payload,
+    /// The write whose bytes it carries: they may be read under a claim, and change when it has ended.
+    pub source: Option<Completion>,
 }
 
 /// What a frame carries.
@@ -277,7 +276,7 @@ impl Frame {
     /// A frame without runs.
     pub(super) fn plain(mut header: Header, payload: Payload) -> Self {
         header.payload = payload.len() as u32;
-        Self { head: FrameHead::from_slice(&header.encode()), payload }
+        Self { head: FrameHead::from_slice(&header.encode()), payload, source: None }
     }
 
     /// A slice: its runs, and the bytes of each.
@@ -294,7 +293,7 @@ impl Frame {
             head.extend_from_slice(&run.offset.to_le_bytes());
             head.extend_from_slice(&run.grant.capability.to_le_bytes());
         }
-        Self { head, payload: Payload::Regions(bytes) }
+        Self { head, payload: Payload::Regions(bytes), source: None }
     }
 
     /// Bytes in all.

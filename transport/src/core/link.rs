@@ -128,6 +128,11 @@ impl Link {
         }
     }
 
+    /// Bytes have come in over a rail, of whatever: a part of a payload that takes long, say.
+    pub fn heard(&mut self, rail: RailId, now: Instant) {
+        self.rails.heard(rail, now);
+    }
+
     /// A rail is gone, and nothing more of it will be placed. What it carried goes again over others.
     pub fn rail_down(&mut self, rail: RailId, now: Instant) {
         if !self.rails.down(rail, now) {
@@ -172,6 +177,10 @@ impl Link {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.lost.is_some() || now < self.next_tick {
             return;
+        }
+        let late = now.saturating_duration_since(self.next_tick);
+        if late > self.config.tick() {
+            self.rails.was_deaf(late, now);
         }
         self.next_tick = now + self.config.tick();
         self.give_up_ended();
@@ -301,6 +310,6 @@ impl Link {
 impl LinkConfig {
     /// How often a link looks at the time: a few times within every limit.
     fn tick(&self) -> Duration {
-        (self.ping_after.min(self.silence_limit) / 2).max(Duration::from_millis(1))
+        (self.sign_after.min(self.silence_limit) / 2).max(Duration::from_millis(1))
     }
 }

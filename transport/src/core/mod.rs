@@ -31,8 +31,8 @@ pub use receiving::{Placement, Target};
 pub struct LinkConfig {
     /// The most payload of a frame. Longer runs are cut, shorter ones put together.
     pub slice_bytes: usize,
-    /// How long a rail may be silent before it is asked for a sign of life.
-    pub ping_after: Duration,
+    /// After how long without anything else to say a sign of life is given on a rail.
+    pub sign_after: Duration,
     /// How long a rail may be silent, while others are not, before it is given up.
     pub rail_stall: Duration,
     /// How long all rails together may be silent, or missing, before the peer counts as lost.
@@ -43,7 +43,7 @@ impl Default for LinkConfig {
     fn default() -> Self {
         Self {
             slice_bytes: 1 << 20,
-            ping_after: Duration::from_millis(200),
+            sign_after: Duration::from_millis(200),
             rail_stall: Duration::from_millis(600),
             silence_limit: Duration::from_millis(900),
         }

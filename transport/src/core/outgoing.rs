@@ -99,7 +99,8 @@ impl Outgoing {
             What::Request { ranges } => return Frame::plain(header, Payload::Bytes(ranges.clone())),
         }
         let (runs, bytes) = self.runs_of(slice);
-        Frame::slice(header, &runs, bytes)
+        let source = matches!(self.what, What::Write { .. }).then(|| self.done.clone());
+        Frame { source, ..Frame::slice(header, &runs, bytes) }
     }
 
     /// The runs of a slice, and the bytes of each.

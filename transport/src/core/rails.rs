@@ -14,17 +14,17 @@ pub type RailId = u16;
 #[derive(Debug)]
 pub(super) struct Rail {
     pub(super) id: RailId,
+    /// When anything last came in, and went out.
     heard: Instant,
-    pinged: Option<Instant>,
+    spoke: Instant,
     /// Since when it has been busy, and how many bytes it has carried since.
     busy: Option<(Instant, u64)>,
     /// Bytes a second; 0 before anything was measured.
     pub(super) rate: f64,
     /// Frames handed out and not yet handed to the network, in bytes.
     pub(super) handed: u64,
-    /// Whether a ping or a pong is to be sent on it.
-    pub(super) ping: bool,
-    pub(super) pong: bool,
+    /// Whether a sign of life is to be sent on it.
+    pub(super) sign: bool,
     /// Rails that the peer is to be told are lost, before anything else goes over this one.
     pub(super) announce: VecDeque<RailId>,
 }
@@ -67,8 +67,8 @@ impl Rails {
         if self.get(id).is_none() {
             let rate = self.rails.iter().map(|rail| rail.rate).fold(0.0, f64::max);
             let announce = self.gone.iter().copied().collect();
-            let (pinged, busy, ping, pong) = (None, None, false, false);
-            self.rails.push(Rail { id, heard: now, pinged, busy, rate, handed: 0, ping, pong, announce });
+            let (heard, spoke, busy, sign) = (now, now, None, false);
+            self.rails.push(Rail { id, heard, spoke, busy, rate, handed: 0, sign, announce });
         }
         true
     }
@@ -118,11 +118,19 @@ impl Rails {
 
     pub(super) fn heard(&mut self, id: RailId, now: Instant) {
         if let Some(rail) = self.get(id) {
-            (rail.heard, rail.pinged) = (now, None);
+            rail.heard = now;
         }
     }
 
-    /// Asks silent rails for a sign of life, and judges those that gave none.
+    /// Nobody listened for this long: it counts as no silence.
+    pub(super) fn was_deaf(&mut self, lasted: Duration, now: Instant) {
+        for rail in &mut self.rails {
+            rail.heard = (rail.heard + lasted).min(now);
+        }
+    }
+
+    /// Gives signs of life where nothing else was said, unasked: the peer may hear late what it would be asked by, behind
+    /// all that is on its way to it. Judges rails that were not heard.
     pub(super) fn listen(&mut self, config: &LinkConfig, now: Instant) -> Silence {
         if self.rails.is_empty() {
             let missing = now.saturating_duration_since(self.had_one) >= config.silence_limit;
@@ -135,11 +143,7 @@ impl Rails {
             return Silence::Silent;
         }
         for rail in &mut self.rails {
-            let silent = now.saturating_duration_since(rail.heard) >= config.ping_after;
-            let asked = rail.pinged.is_some_and(|at| now.saturating_duration_since(at) < config.ping_after);
-            if silent && !asked {
-                (rail.ping, rail.pinged) = (true, Some(now));
-            }
+            rail.sign |= now.saturating_duration_since(rail.spoke) >= config.sign_after;
         }
         let lively = shortest < config.rail_stall / 2;
         let stalled = self.rails.iter().filter(|rail| quiet(rail) >= config.rail_stall && lively);
@@ -150,6 +154,7 @@ impl Rails {
     pub(super) fn handed(&mut self, id: RailId, bytes: usize, now: Instant) {
         if let Some(rail) = self.get(id) {
             rail.handed += bytes as u64;
+            rail.spoke = now;
             rail.busy.get_or_insert((now, 0));
         }
     }

@@ -65,12 +65,7 @@ impl Link {
             Verb::RailClosed => {
                 self.rails.bury(rail_of(header)?);
             }
-            Verb::Ping => {
-                if let Some(rail) = self.rails.get(rail) {
-                    rail.pong = true;
-                }
-            }
-            Verb::Pong => {}
+            Verb::Alive => {}
             Verb::Goodbye => self.lose(PeerLoss::Closed),
         }
         plain(Target::Nothing)

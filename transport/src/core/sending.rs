@@ -61,7 +61,7 @@ impl Link {
     pub fn has_frames(&self) -> bool {
         let queues = &self.queues;
         let items = queues.small.is_empty() && queues.large.is_empty() && queues.again.is_empty();
-        let signs = self.rails.all().iter().any(|rail| rail.ping || rail.pong || !rail.announce.is_empty());
+        let signs = self.rails.all().iter().any(|rail| rail.sign || !rail.announce.is_empty());
         !items || !queues.control.is_empty() || signs
     }
 
@@ -71,10 +71,8 @@ impl Link {
                 let header = Header { slice: u32::from(down), ..Header::new(Verb::RailDown, 0) };
                 return Some(Frame::plain(header, Payload::None));
             }
-            for (wanted, verb) in [(&mut signs.pong, Verb::Pong), (&mut signs.ping, Verb::Ping)] {
-                if std::mem::take(wanted) {
-                    return Some(Frame::plain(Header::new(verb, 0), Payload::None));
-                }
+            if std::mem::take(&mut signs.sign) {
+                return Some(Frame::plain(Header::new(Verb::Alive, 0), Payload::None));
             }
         }
         if let Some(header) = self.queues.control.pop_front() {

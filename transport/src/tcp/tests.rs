@@ -5,6 +5,7 @@ mod process;
 mod rails;
 mod strangers;
 mod suite;
+mod torn;
 mod traffic;
 
 use std::net::Ipv4Addr;

@@ -29,6 +29,7 @@ impl Links {
                 Ok(Moved::Nothing) => return any,
                 Ok(moved) => {
                     any = true;
+                    link.heard(rail.id, now);
                     self.digest(key, now);
                     // A socket that gave less than it was asked for has no more, and says so again when it has; on
                     // Windows only after it has refused.
@@ -55,6 +56,17 @@ impl Links {
             any |= self.read(key, now);
         }
         any
+    }
+
+    /// The kernel has read `count` bytes of a rail to where `request` said.
+    #[cfg(target_os = "linux")]
+    pub(in crate::tcp) fn filled(&mut self, key: usize, count: usize, now: Instant) {
+        let rail = &mut self.rails[key];
+        rail.filled(count);
+        if let Some(link) = self.peers.get_mut(&rail.peer).and_then(|peer| peer.link.as_mut()) {
+            link.heard(rail.id, now);
+        }
+        self.digest(key, now);
     }
 
     /// Feeds the link with what has come in over a rail.
@@ -233,6 +245,9 @@ impl Links {
         rail.closing = true;
         // Operations of the kernel end with this; that it fails means that they have.
         let _ = rail.socket.shutdown(Shutdown::Both);
+        if !rail.writing {
+            rail.release();
+        }
         let (id, incarnation, in_use) = (rail.peer, rail.incarnation, rail.is_in_use());
         if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.ours == incarnation) {
             peer.rails.retain(|up| *up != key);
@@ -256,6 +271,15 @@ impl Links {
             return false;
         }
         !rail.closing
+    }
+
+    /// Closes rails on which the kernel holds up a write that has ended: its owner waits for the memory.
+    #[cfg(target_os = "linux")]
+    pub(in crate::tcp) fn close_overdue(&mut self, now: Instant) {
+        let overdue = self.rails.iter().filter(|(_, rail)| rail.is_overdue()).map(|(key, _)| key);
+        for key in overdue.collect::<Vec<_>>() {
+            self.close_rail(key, Some(&RailError::Torn), now);
+        }
     }
 
     /// Drops a closed rail, and tells its link.

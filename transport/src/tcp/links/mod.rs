@@ -105,6 +105,8 @@ impl Links {
             self.settle(id, now);
             self.touch(id);
         }
+        #[cfg(target_os = "linux")]
+        self.close_overdue(now);
     }
 
     /// When the transport's own thread has to look again; it is about to sleep until then.

@@ -55,6 +55,7 @@ impl Rail {
                     Ok(if count == offered { Moved::All } else { Moved::Some })
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.release();
                     self.blocked = true;
                     Ok(Moved::Nothing)
                 }

@@ -22,7 +22,7 @@ use crate::core::{Link, ProtocolError, RailId};
 pub(super) use buffers::{Gather, Scatter};
 use inbound::Inbound;
 pub(super) use inbound::Step;
-use outbound::Outbound;
+use outbound::{Outbound, Torn};
 
 /// What ended a rail.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,15 @@ pub(super) enum RailError {
     /// The peer does not keep to the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// A write ended while a frame of it was half on its way.
+    #[error("a write ended while it was being sent")]
+    Torn,
+}
+
+impl From<Torn> for RailError {
+    fn from(_: Torn) -> Self {
+        Self::Torn
+    }
 }
 
 /// What protects a connection.
@@ -129,17 +138,21 @@ impl Rail {
 
     /// Fills `gather` with what the socket is to be given; whether there is anything.
     pub(super) fn list_contents(&mut self, link: &mut Link, now: Instant) -> Result<bool, RailError> {
-        self.gather.clear();
+        self.release();
+        let dropped = self.outbound.drop_ended();
+        if dropped > 0 {
+            link.sent(self.id, dropped, now);
+        }
         match &mut self.wire {
             Wire::Plain => {
                 if !self.outbound.refill(self.id, link, now) {
                     return Ok(false);
                 }
-                self.outbound.contents(&mut self.gather);
+                self.outbound.contents(&mut self.gather)?;
             }
             Wire::Tls(session) => {
                 if session.sealed().is_empty() && self.outbound.refill(self.id, link, now) {
-                    self.outbound.contents(&mut self.gather);
+                    self.outbound.contents(&mut self.gather)?;
                     let count = session.seal(self.gather.list())?;
                     self.outbound.drained(count);
                     self.gather.clear();
@@ -159,6 +172,18 @@ impl Rail {
             Wire::Tls(session) => session.drained(count),
         }
         link.sent(self.id, count, now);
+    }
+
+    /// The socket reads `gather` no more.
+    pub(super) fn release(&mut self) {
+        self.gather.clear();
+        self.outbound.release();
+    }
+
+    /// Whether the kernel holds up a write that has ended.
+    #[cfg(target_os = "linux")]
+    pub(super) fn is_overdue(&self) -> bool {
+        self.writing && self.outbound.is_overdue()
     }
 
     /// Whether the kernel may still use memory of this rail.

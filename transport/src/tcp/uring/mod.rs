@@ -161,8 +161,7 @@ fn received(links: &mut Links, key: usize, result: io::Result<usize>, now: Insta
         Ok(_) if links.rails[key].scatter.bytes() == 0 => drop(links.read(key, now)),
         Ok(0) => links.close_rail(key, Some(&io::Error::from(io::ErrorKind::UnexpectedEof).into()), now),
         Ok(count) => {
-            links.rails[key].filled(count);
-            links.digest(key, now);
+            links.filled(key, count, now);
             // The rest of a payload is there more often than not.
             if links.rails.get(key).is_some_and(Rail::is_at_region) {
                 links.read(key, now);
@@ -175,6 +174,7 @@ fn received(links: &mut Links, key: usize, result: io::Result<usize>, now: Insta
 
 fn sent(links: &mut Links, key: usize, result: io::Result<usize>, now: Instant) {
     links.rails[key].writing = false;
+    links.rails[key].release();
     if !links.operation_ended(key, now) {
         return;
     }
