@@ -75,6 +75,8 @@ fn the_latest_arrival_gives_way_and_computes_its_output_again_as_prompt() {
     // Both need a second block at 32 tokens, the first a third at 64, where there is none.
     for _ in 0..35 {
         for id in [1, 2] {
+            // Read, and nothing to share.
+            scheduler.computed(SequenceId(id), 0);
             scheduler.append(SequenceId(id), Token::Known(7));
         }
         last = shape(&scheduler.plan(NOW));
@@ -98,8 +100,10 @@ fn a_token_awaited_when_its_sequence_gives_way_is_computed_once_it_is_read() {
     scheduler.append(SequenceId(2), Token::Awaited);
     scheduler.add(Admission { priority: 1, ..admission(3, 40, 4) }).expect("it fits alone");
     assert_eq!(shape(&scheduler.plan(NOW)), [(3, 0, 40, true)], "a higher priority takes its place");
-    scheduler.append(SequenceId(2), Token::Known(5));
     scheduler.remove(SequenceId(3));
+    assert!(scheduler.plan(NOW).is_empty(), "what its step computed is not known yet");
+    scheduler.computed(SequenceId(2), 20);
+    scheduler.append(SequenceId(2), Token::Known(5));
     let plan = scheduler.plan(NOW);
     assert_eq!(shape(&plan), [(2, 0, 21, true)]);
     assert_eq!(plan.spans[0].tokens.last(), Some(&Token::Known(5)));
