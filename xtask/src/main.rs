@@ -3,6 +3,7 @@
 //! Parses the command line and says where things are. What `test` consists of is for `test` to
 //! say, what a cluster needs to show for `quickstart`.
 
+mod fuzz;
 mod quickstart;
 mod steps;
 mod test;
@@ -26,6 +27,8 @@ struct Cli {
 enum Task {
     /// Everything CI checks.
     Test(test::TestArgs),
+    /// Fuzz what parses a peer's bytes.
+    Fuzz(fuzz::FuzzArgs),
     /// Build, start a router and two nodes, ask a question, kill one node, ask again.
     Quickstart,
 }
@@ -33,6 +36,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Test(args) => test::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Quickstart => quickstart(),
     };
     match outcome {

@@ -162,7 +162,9 @@ fn check(bytes: &[u8]) -> Result<(), HelloError> {
         return Err(HelloError::Version { theirs, ours: VERSION });
     }
     let (body, sum) = bytes.split_at(bytes.len() - SUM);
-    if sum == crc32fast::hash(body).to_le_bytes() { Ok(()) } else { Err(HelloError::Damaged) }
+    // A fuzzer does not find checksums.
+    let intact = cfg!(fuzzing) || sum == crc32fast::hash(body).to_le_bytes();
+    if intact { Ok(()) } else { Err(HelloError::Damaged) }
 }
 
 fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

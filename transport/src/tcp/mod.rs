@@ -18,7 +18,10 @@ mod poll;
 mod rail;
 mod reception;
 mod rest;
+#[cfg(not(fuzzing))]
 mod tls;
+#[cfg(fuzzing)]
+pub mod tls;
 #[cfg(target_os = "linux")]
 mod uring;
 

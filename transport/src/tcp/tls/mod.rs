@@ -4,6 +4,8 @@
 //! placed in a region, and encrypts what it copies from a region where the socket takes it: one copy each way. Keys
 //! are still rustls's affair, their renewal included. Knows nothing of frames, links and sockets.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod record;
 mod session;

@@ -76,6 +76,14 @@ impl Session {
         })
     }
 
+    #[cfg(fuzzing)]
+    pub(super) fn begin_anew(&mut self, open: Protection) {
+        self.open = open;
+        (self.incoming.plain, self.incoming.closed) = (0..0, 0..0);
+        self.outgoing.clear();
+        self.sent = 0;
+    }
+
     /// Where bytes from the socket go; never empty when `plain` has been taken until there was none.
     pub(in crate::tcp) fn space(&mut self) -> &mut [u8] {
         let incoming = &mut self.incoming;
