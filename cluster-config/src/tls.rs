@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, CommonState, ServerConfig};
@@ -89,6 +90,13 @@ pub fn client_config(identity: &Identity, expected: Expect) -> Arc<ClientConfig>
 #[must_use]
 pub fn peer_fingerprint(connection: &CommonState) -> Option<Fingerprint> {
     let certificate = connection.peer_certificates()?.first()?;
+    verify::key_of(certificate).ok()
+}
+
+/// The key that a certificate is of, for handshakes that are not a rustls connection's, such as QUIC's. `None` when it is
+/// not an ed25519 key.
+#[must_use]
+pub fn certificate_fingerprint(certificate: &CertificateDer<'_>) -> Option<Fingerprint> {
     verify::key_of(certificate).ok()
 }
 

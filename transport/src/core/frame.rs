@@ -69,7 +69,9 @@ impl Verb {
         matches!(self, Self::Data | Self::Answer)
     }
 
-    const fn has_payload(self) -> bool {
+    /// Whether its frames may carry payload.
+    #[must_use]
+    pub const fn has_payload(self) -> bool {
         matches!(self, Self::Data | Self::Answer | Self::Message | Self::Request)
     }
 }

@@ -42,11 +42,29 @@ impl Queues {
 impl Link {
     /// What `rail` sends next, if anything. To be sent whole, whatever happens to the link meanwhile.
     pub fn next_frame(&mut self, rail: RailId, now: Instant) -> Option<Frame> {
+        self.next_control(rail, now).or_else(|| self.next_load(rail, now))
+    }
+
+    /// As [`next_frame`](Self::next_frame), but without payload: for transports that have a way of its own for what must
+    /// not wait behind payload. Only for links that never have a second rail: of several, the loss of one must be told
+    /// ahead of the payload that goes again.
+    pub fn next_control(&mut self, rail: RailId, now: Instant) -> Option<Frame> {
         // A rail that is not up carries nothing but its link's good-bye.
         if self.rails.get(rail).is_none() && self.lost.is_none() {
             return None;
         }
-        let frame = self.control_frame(rail).or_else(|| self.item_frame(rail))?;
+        let frame = self.control_frame(rail)?;
+        self.rails.handed(rail, frame.len(), now);
+        Some(frame)
+    }
+
+    /// As [`next_frame`](Self::next_frame), but with payload only: slices, messages, requests.
+    pub fn next_load(&mut self, rail: RailId, now: Instant) -> Option<Frame> {
+        self.rails.get(rail)?;
+        if self.lost.is_some() {
+            return None;
+        }
+        let frame = self.item_frame(rail)?;
         self.rails.handed(rail, frame.len(), now);
         Some(frame)
     }

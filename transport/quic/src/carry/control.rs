@@ -1,0 +1,76 @@
+//! Frames without payload, in order over one stream that goes ahead of all others.
+
+use std::convert::Infallible;
+use std::time::Instant;
+
+use mlxcel_transport::core::{HEADER_BYTES, Head, Header, Link, ProtocolError};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+
+use super::{Ended, Way};
+use crate::meet::RAIL;
+
+/// Sends them as they come up.
+pub(super) async fn speak(way: Way, mut stream: SendStream) -> Result<Infallible, Ended> {
+    // A stream that is closed already says so when it is written to.
+    let _ = stream.set_priority(AHEAD);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let gather = |link: &mut Link| {
+            let now = Instant::now();
+            while bytes.len() < TOGETHER
+                && let Some(frame) = link.next_control(RAIL, now)
+            {
+                bytes.extend_from_slice(&frame.head);
+            }
+        };
+        way.shared.ask_quietly(way.name, gather)?;
+        if bytes.is_empty() {
+            way.wakes.control.notified().await;
+            continue;
+        }
+        match stream.write_all(&bytes).await {
+            Ok(()) => {}
+            Err(WriteError::ConnectionLost(error)) => return Err(error.into()),
+            Err(_) => return Err(ProtocolError("it stopped reading what has no payload").into()),
+        }
+        let sent = bytes.len();
+        way.shared.ask_quietly(way.name, |link| link.sent(RAIL, sent, Instant::now()))?;
+    }
+}
+
+/// Feeds the link with those of the peer.
+pub(super) async fn listen(way: Way, mut stream: RecvStream) -> Result<Infallible, Ended> {
+    let mut buffer = [0; HEADER_BYTES * 64];
+    let mut filled = 0;
+    loop {
+        match stream.read(&mut buffer[filled..]).await {
+            Ok(Some(count)) => filled += count,
+            Err(ReadError::ConnectionLost(error)) => return Err(error.into()),
+            Ok(None) | Err(_) => return Err(ProtocolError("it ended what has no payload").into()),
+        }
+        let (frames, _) = buffer[..filled].as_chunks::<HEADER_BYTES>();
+        way.shared.ask(way.name, |link| hear(link, frames))??;
+        let heard = frames.len() * HEADER_BYTES;
+        buffer.copy_within(heard..filled, 0);
+        filled -= heard;
+    }
+}
+
+fn hear(link: &mut Link, frames: &[[u8; HEADER_BYTES]]) -> Result<(), ProtocolError> {
+    let now = Instant::now();
+    for frame in frames {
+        let header = Header::parse(frame)?;
+        if header.verb.has_payload() {
+            return Err(ProtocolError("a frame with payload has no stream of its own"));
+        }
+        let placement = link.receive(RAIL, &Head::parse(header, &[])?, now)?;
+        link.placed(RAIL, placement, None, now)?;
+    }
+    Ok(())
+}
+
+/// Before all payload, whatever its priority.
+const AHEAD: i32 = 2;
+/// How many bytes go to the stream at once.
+const TOGETHER: usize = 64 * HEADER_BYTES;
