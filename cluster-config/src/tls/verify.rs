@@ -35,8 +35,15 @@ impl fmt::Display for KeyMismatch {
 impl std::error::Error for KeyMismatch {}
 
 /// A key answered that is not among the trusted ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct KeyNotTrusted(Fingerprint);
+
+/// As for people: where rustls makes text of its errors, QUIC's only trace of them, causes are shown in this form.
+impl fmt::Debug for KeyNotTrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for KeyNotTrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

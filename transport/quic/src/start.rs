@@ -69,6 +69,6 @@ async fn receive(shared: &Arc<Shared>) {
 }
 
 /// Names this protocol in TLS handshakes.
-const ALPN: &[u8] = b"mlxcel-quic/1";
+pub(crate) const ALPN: &[u8] = b"mlxcel-quic/1";
 /// How long the good-byes may take.
 const PARTING: Duration = Duration::from_millis(50);

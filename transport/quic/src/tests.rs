@@ -1,5 +1,11 @@
 //! Two transports of one process, over loopback.
 
+mod faults;
+mod lossy;
+mod migration;
+mod process;
+mod relay;
+mod strangers;
 mod suite;
 
 use std::net::Ipv4Addr;
@@ -59,4 +65,13 @@ fn contents(region: &Region) -> Vec<u8> {
     let mut bytes = vec![0; region.len()];
     region.read_at(0, &mut bytes);
     bytes
+}
+
+/// Waits for something that is not an operation.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = soon();
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
