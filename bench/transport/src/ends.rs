@@ -12,6 +12,8 @@ use mlxcel_cluster_config::Identity;
 use mlxcel_cluster_config::tls::Trust;
 use mlxcel_transport::tcp::{Security, Tcp, TcpConfig};
 use mlxcel_transport::{Access, Domain, Memory, PeerId, Region, Transport, TransportExt};
+#[cfg(feature = "quic-distributed")]
+use mlxcel_transport_quic::{Quic, QuicConfig};
 
 /// What moves the bytes.
 #[derive(Clone, Copy, ValueEnum)]
@@ -20,6 +22,9 @@ pub(crate) enum Way {
     Tcp,
     /// TCP with TLS 1.3.
     Tls,
+    /// QUIC.
+    #[cfg(feature = "quic-distributed")]
+    Quic,
 }
 
 /// A transport that is connected to its peer.
@@ -34,6 +39,8 @@ impl Way {
         match self {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            #[cfg(feature = "quic-distributed")]
+            Self::Quic => "quic",
         }
     }
 
@@ -41,7 +48,16 @@ impl Way {
     pub(crate) fn start(self, rails: u16) -> Result<Arc<dyn Transport>> {
         let security = match self {
             Self::Tcp => Security::Plain,
-            Self::Tls => one_identity()?,
+            Self::Tls => {
+                let (identity, trust) = one_identity()?;
+                Security::Tls { identity, trust }
+            }
+            #[cfg(feature = "quic-distributed")]
+            Self::Quic => {
+                let (identity, trust) = one_identity()?;
+                let config = QuicConfig::new(identity, trust).bound_to(Ipv4Addr::LOCALHOST.into());
+                return Ok(Arc::new(Quic::new(&Domain::new(), &config)?));
+            }
         };
         let config = TcpConfig { rails, ..TcpConfig::new(security) };
         Ok(Arc::new(Tcp::new(&Domain::new(), config.bound_to(Ipv4Addr::LOCALHOST.into()))?))
@@ -49,10 +65,10 @@ impl Way {
 }
 
 /// Both ends are one host: one identity, kept where both find it.
-fn one_identity() -> Result<Security> {
+fn one_identity() -> Result<(Identity, Trust)> {
     let identity = Identity::load_or_create(&std::env::temp_dir().join("mlxcel-transport-speed"))?;
     let trust = Trust::of([identity.fingerprint()]);
-    Ok(Security::Tls { identity, trust })
+    Ok((identity, trust))
 }
 
 impl End {
