@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::books::{Books, Name};
-use crate::carry::{self, Ended};
+use crate::carry::{self, Ended, Pool};
 use crate::meet::Met;
 
 pub(crate) struct Shared {
@@ -24,6 +24,7 @@ pub(crate) struct Shared {
     pub(crate) runtime: Handle,
     /// Ends the transport's thread.
     pub(crate) closing: Notify,
+    pub(crate) pool: Pool,
     books: Mutex<Books>,
     turns: Mutex<HashMap<PeerId, Weak<Turn>>>,
 }
@@ -34,8 +35,8 @@ pub(crate) type Turn = tokio::sync::Mutex<()>;
 impl Shared {
     pub(crate) fn new(books: Books, endpoint: Endpoint, client: ClientConfig, runtime: Handle) -> Self {
         let domain = Arc::clone(&books.domain);
-        let (books, turns) = (Mutex::new(books), Mutex::default());
-        Self { domain, endpoint, client, runtime, closing: Notify::new(), books, turns }
+        let (pool, books, turns) = (Pool::default(), Mutex::new(books), Mutex::default());
+        Self { domain, endpoint, client, runtime, closing: Notify::new(), pool, books, turns }
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {

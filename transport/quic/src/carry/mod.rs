@@ -5,6 +5,7 @@
 //! no other. The first task to end ends the link.
 
 mod control;
+mod pieces;
 mod send;
 mod take;
 
@@ -19,6 +20,8 @@ use tokio::task::JoinSet;
 use crate::books::{Name, Wakes};
 use crate::failure;
 use crate::shared::Shared;
+
+pub(crate) use pieces::Pool;
 
 /// What every task of a link needs.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::FutureExt;
 use mlxcel_transport::RegionSlice;
-use mlxcel_transport::core::{HEADER_BYTES, Head, Header, Placement, ProtocolError, Target};
+use mlxcel_transport::core::{HEADER_BYTES, Head, Header, Link, Placement, ProtocolError, Target};
 use quinn::{Chunk, ReadError, ReadExactError, RecvStream};
 use smallvec::SmallVec;
 use tokio::task::JoinSet;
@@ -95,7 +95,8 @@ impl Incoming<'_> {
         let mut placed = 0;
         while placed < self.payload {
             let chunks = self.read(stream).await?;
-            let copy = |link: &mut mlxcel_transport::core::Link| -> Result<bool, ProtocolError> {
+            let copy = |link: &mut Link| -> Result<bool, ProtocolError> {
+                link.heard(RAIL, Instant::now());
                 let wanted = link.wants(placement)?;
                 if wanted {
                     for chunk in &chunks {

@@ -110,7 +110,7 @@ fn header(verb: u8, payload: u32) -> Vec<u8> {
 
 const DATA: u8 = 1;
 const MESSAGE: u8 = 4;
-const PING: u8 = 9;
+const ALIVE: u8 = 9;
 
 #[test]
 fn a_peer_that_breaks_the_protocol_on_a_stream_is_lost() {
@@ -121,7 +121,7 @@ fn a_peer_that_breaks_the_protocol_on_a_stream_is_lost() {
         ("a message that is too long", [header(MESSAGE, 65_537), vec![0; 65_537]].concat()),
         ("a frame that is cut short", [header(MESSAGE, 100), vec![0; 10]].concat()),
         ("a frame that is longer than it says", [header(MESSAGE, 10), vec![0; 11]].concat()),
-        ("a frame without payload", header(PING, 0)),
+        ("a frame without payload", header(ALIVE, 0)),
         ("a slice without bytes", header(DATA, 0)),
         ("an unknown verb", header(99, 0)),
     ];
