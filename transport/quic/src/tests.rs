@@ -5,8 +5,10 @@ mod lossy;
 mod migration;
 mod process;
 mod relay;
+mod selection;
 mod strangers;
 mod suite;
+mod torn;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@
 //! no other. The first task to end ends the link.
 
 mod control;
+mod layout;
 mod pieces;
 mod send;
 mod take;

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use mlxcel_transport::RegionSlice;
 use mlxcel_transport::core::{HEADER_BYTES, Head, Header, Link, Placement, ProtocolError, Target};
 use quinn::{Chunk, ReadError, ReadExactError, RecvStream};
 use smallvec::SmallVec;
 use tokio::task::JoinSet;
 
+use super::layout::{Layout, TOO_LONG};
 use super::{Ended, Way};
 use crate::books::UNWANTED;
 use crate::meet::RAIL;
@@ -49,8 +49,8 @@ async fn take(way: Way, mut stream: RecvStream) -> Result<(), Ended> {
             buffered = Some(Bytes::from(bytes));
         }
         Target::Regions(places) => {
-            let frame = Incoming { places, head_bytes, payload };
-            whole = frame.place(&way, &mut stream, &placement).await?;
+            let layout = Layout { places, head_bytes, payload };
+            whole = place(&way, &mut stream, &placement, layout).await?;
         }
     }
     way.shared.ask(way.name, |link| link.placed(RAIL, placement, buffered, Instant::now()))??;
@@ -78,73 +78,48 @@ async fn read_head(stream: &mut RecvStream) -> Result<(Head, usize), Ended> {
 async fn read_end(stream: &mut RecvStream) -> Result<(), Ended> {
     match stream.read_chunk(1, false).await.map_err(broken)? {
         None => Ok(()),
-        Some(_) => Err(ProtocolError("a frame is longer than it says").into()),
+        Some(_) => Err(TOO_LONG.into()),
     }
 }
 
-/// A frame whose bytes go to regions.
-struct Incoming<'a> {
-    places: &'a [RegionSlice],
-    head_bytes: usize,
-    payload: usize,
-}
-
-impl Incoming<'_> {
-    /// Reads the payload into place; whether it was wanted to the end.
-    async fn place(&self, way: &Way, stream: &mut RecvStream, placement: &Placement) -> Result<bool, Ended> {
-        let mut placed = 0;
-        while placed < self.payload {
-            let chunks = self.read(stream).await?;
-            let copy = |link: &mut Link| -> Result<bool, ProtocolError> {
-                link.heard(RAIL, Instant::now());
-                let wanted = link.wants(placement)?;
-                if wanted {
-                    for chunk in &chunks {
-                        placed += self.copy(chunk)?;
-                    }
+/// Reads a payload into place; whether it was wanted to the end.
+async fn place(
+    way: &Way,
+    stream: &mut RecvStream,
+    placement: &Placement,
+    layout: Layout<'_>,
+) -> Result<bool, Ended> {
+    let mut placed = 0;
+    while placed < layout.payload {
+        let chunks = read(stream).await?;
+        let copy = |link: &mut Link| -> Result<bool, ProtocolError> {
+            link.heard(RAIL, Instant::now());
+            let wanted = link.wants(placement)?;
+            if wanted {
+                for chunk in &chunks {
+                    placed += layout.copy(chunk.offset, &chunk.bytes)?;
                 }
-                Ok(wanted)
-            };
-            if !way.shared.ask(way.name, copy)?? {
-                return Ok(false);
             }
+            Ok(wanted)
+        };
+        if !way.shared.ask(way.name, copy)?? {
+            return Ok(false);
         }
-        Ok(true)
     }
+    Ok(true)
+}
 
-    /// What has come, at least something.
-    async fn read(&self, stream: &mut RecvStream) -> Result<SmallVec<[Chunk; TOGETHER]>, Ended> {
-        let mut chunks = SmallVec::new();
-        let first = stream.read_chunk(usize::MAX, false).await.map_err(broken)?;
-        chunks.push(first.ok_or(Ended::Protocol(CUT_SHORT))?);
-        while chunks.len() < TOGETHER
-            && let Some(Ok(Some(chunk))) = stream.read_chunk(usize::MAX, false).now_or_never()
-        {
-            chunks.push(chunk);
-        }
-        Ok(chunks)
+/// What has come, at least something.
+async fn read(stream: &mut RecvStream) -> Result<SmallVec<[Chunk; TOGETHER]>, Ended> {
+    let mut chunks = SmallVec::new();
+    let first = stream.read_chunk(usize::MAX, false).await.map_err(broken)?;
+    chunks.push(first.ok_or(Ended::Protocol(CUT_SHORT))?);
+    while chunks.len() < TOGETHER
+        && let Some(Ok(Some(chunk))) = stream.read_chunk(usize::MAX, false).now_or_never()
+    {
+        chunks.push(chunk);
     }
-
-    /// Copies bytes that came from somewhere in the stream to where they belong; how many.
-    fn copy(&self, chunk: &Chunk) -> Result<usize, ProtocolError> {
-        let mut bytes = &chunk.bytes[..];
-        let at = usize::try_from(chunk.offset).ok().and_then(|offset| offset.checked_sub(self.head_bytes));
-        let mut at = at.filter(|at| bytes.len() <= self.payload.saturating_sub(*at)).ok_or(TOO_LONG)?;
-        for place in self.places {
-            if at >= place.len() {
-                at -= place.len();
-                continue;
-            }
-            let fits = bytes.len().min(place.len() - at);
-            let (here, rest) = bytes.split_at(fits);
-            place.part(at..at + fits).fill_from(here);
-            (bytes, at) = (rest, 0);
-            if bytes.is_empty() {
-                break;
-            }
-        }
-        Ok(chunk.bytes.len())
-    }
+    Ok(chunks)
 }
 
 fn cut_short(error: ReadExactError) -> Ended {
@@ -162,6 +137,5 @@ fn broken(error: ReadError) -> Ended {
 }
 
 const CUT_SHORT: ProtocolError = ProtocolError("a frame is cut short");
-const TOO_LONG: ProtocolError = ProtocolError("a frame is longer than it says");
 /// Datagrams that are placed under one lock: some ten microseconds.
 const TOGETHER: usize = 16;

@@ -6,7 +6,9 @@ use super::relay::{Conditions, Relay};
 use super::*;
 
 /// Twenty milliseconds each way, one in fifty lost.
-const BAD: Conditions = Conditions { delay: Duration::from_millis(20), lost: 20 };
+const BAD: Conditions = Conditions { delay: Duration::from_millis(20), lost: 20, largest: usize::MAX };
+
+const WELL: Conditions = Conditions { delay: Duration::ZERO, lost: 0, largest: usize::MAX };
 
 /// A pair whose datagrams all go through the relay.
 fn apart(conditions: Conditions) -> (Pair, Relay) {
@@ -76,7 +78,7 @@ fn a_message_does_not_wait_behind_what_is_lost_of_large_batches() {
 
 #[test]
 fn a_network_that_is_cut_loses_the_peer_within_a_second() {
-    let (pair, relay) = apart(Conditions { delay: Duration::ZERO, lost: 0 });
+    let (pair, relay) = apart(WELL);
     let (one, other) = (pair.one.domain().id(), pair.other.domain().id());
     let waiting = [
         pair.one.domain().readable(other, Channel(0), soon()),
@@ -89,4 +91,32 @@ fn a_network_that_is_cut_loses_the_peer_within_a_second() {
     }
     assert!(cut.elapsed() < Duration::from_millis(1300), "{:?}", cut.elapsed());
     assert_eq!(pair.one.domain().peer_state(other), PeerState::Lost(PeerLoss::Silent));
+}
+
+/// What a datagram of this end may be long, as far as was found out.
+fn datagram_bytes(end: &Quic, peer: PeerId) -> u16 {
+    end.shared.books().peers[&peer].connection.stats().path.current_mtu
+}
+
+#[test]
+fn datagrams_become_as_long_as_the_network_and_the_system_take() {
+    let (pair, other) = (Pair::connected(), |pair: &Pair| pair.other.domain().id());
+    let write = |pair: &Pair| {
+        let (source, target) =
+            (region(&pair.one, 100_000, Access::LOCAL), region(&pair.other, 100_000, Access::WRITE));
+        let from = [pair.one.domain().id()];
+        let _counter = pair.other.domain().expect(Tag::new(1), &from).expect("the tag is free");
+        let batch = Batch::single((&source, 0), (&target.key(), 0), 100_000).expect("it fits");
+        assert_eq!(block_on(pair.one.write(&batch, Tag::new(1), soon())), Ok(()));
+    };
+    eventually("the longest that ten fit into a call", || {
+        write(&pair);
+        datagram_bytes(&pair.one, other(&pair)) == crate::tuning::LARGEST_DATAGRAM
+    });
+    let (narrow, _relay) = apart(Conditions { largest: 1400, ..WELL });
+    for _ in 0..20 {
+        write(&narrow);
+    }
+    let found = datagram_bytes(&narrow.one, other(&narrow));
+    assert!((1200..=1400).contains(&found), "{found} bytes");
 }

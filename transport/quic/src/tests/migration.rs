@@ -29,6 +29,7 @@ fn a_change_of_address_in_the_middle_of_traffic_loses_nothing() {
         for op in ops {
             assert_eq!(block_on(op), Ok(()), "round {round}");
         }
+        assert_eq!(seen_from(&pair), pair.one.addresses()[0].socket, "it is found where it is now");
         assert_eq!((arrived.count(), answered.count()), (round.into(), round.into()));
         assert!(contents(&there) == pattern(len, round), "round {round} there");
         assert!(contents(&back) == pattern(len, round), "round {round} back");
@@ -37,6 +38,11 @@ fn a_change_of_address_in_the_middle_of_traffic_loses_nothing() {
     assert_eq!(pair.one.domain().peer_state(other), PeerState::Connected(Kind::Quic));
     assert_eq!(arrived.lost(), None, "the link is the same all the time");
     assert_eq!(answered.lost(), None);
+}
+
+/// Where the other end sends what is for the first.
+fn seen_from(pair: &Pair) -> std::net::SocketAddr {
+    pair.other.shared.books().peers[&pair.one.domain().id()].connection.remote_address()
 }
 
 /// Linux has all of 127.0.0.0/8, other systems one address of it.

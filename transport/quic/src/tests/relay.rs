@@ -14,6 +14,8 @@ pub(super) struct Conditions {
     pub(super) delay: Duration,
     /// Of a thousand, how many are lost.
     pub(super) lost: u32,
+    /// Longer ones never get through.
+    pub(super) largest: usize,
 }
 
 /// Passes datagrams of one caller to a destination, and back.
@@ -69,7 +71,7 @@ impl Relay {
                 lost.fetch_add(u32::from(unlucky), Ordering::SeqCst);
                 unlucky || cut.load(Ordering::SeqCst)
             };
-            collect(&from, &closed, note, &mut lose, (&queue, conditions.delay));
+            collect(&from, &closed, note, &mut lose, (&queue, conditions));
         });
         std::thread::spawn(move || {
             deliver(&queued, &to, || if outbound { Some(destination) } else { *caller.lock() });
@@ -90,14 +92,17 @@ fn collect(
     closed: &AtomicBool,
     mut note: impl FnMut(SocketAddr),
     lose: &mut impl FnMut() -> bool,
-    (queue, delay): (&Sender<Datagram>, Duration),
+    (queue, Conditions { delay, largest, .. }): (&Sender<Datagram>, Conditions),
 ) {
     let mut buffer = vec![0; 65_536];
     while !closed.load(Ordering::SeqCst) {
         // Times out now and then, to look whether it is over; errors are of datagrams sent before.
         let Ok((count, source)) = from.recv_from(&mut buffer) else { continue };
         note(source);
-        if !lose() && queue.send((Instant::now() + delay, buffer[..count].to_vec())).is_err() {
+        if count <= largest
+            && !lose()
+            && queue.send((Instant::now() + delay, buffer[..count].to_vec())).is_err()
+        {
             return;
         }
     }
