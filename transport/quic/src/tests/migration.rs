@@ -29,7 +29,7 @@ fn a_change_of_address_in_the_middle_of_traffic_loses_nothing() {
         for op in ops {
             assert_eq!(block_on(op), Ok(()), "round {round}");
         }
-        assert_eq!(seen_from(&pair), pair.one.addresses()[0].socket, "it is found where it is now");
+        eventually("the move", || seen_from(&pair) == pair.one.addresses()[0].socket);
         assert_eq!((arrived.count(), answered.count()), (round.into(), round.into()));
         assert!(contents(&there) == pattern(len, round), "round {round} there");
         assert!(contents(&back) == pattern(len, round), "round {round} back");
