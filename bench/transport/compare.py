@@ -29,6 +29,7 @@ WANTED = (
     (SMALL, "mlxcel tcp", ("NIXL",), 1.0),
     (SMALL, "mlxcel tcp", ("Mooncake",), None),
     ("write 16 x 1 MiB", "mlxcel tls", ("mlxcel tcp",), None),
+    ("write 16 x 1 MiB", "mlxcel quic", ("mlxcel tcp",), 0.55),
     *((case, "mlxcel tcp", ("MLX ring",), least) for case, least in zip(SUMS, (1.5, 1.5, 4.0, 2.0))),
 )
 
@@ -80,6 +81,7 @@ def sides(ours: Path) -> dict:
         "iperf3": iperf3,
         "mlxcel tcp": lambda: lines(ours, "--transport", "tcp"),
         "mlxcel tls": lambda: lines(ours, "--transport", "tls"),
+        "mlxcel quic": lambda: lines(ours, "--transport", "quic"),
         "MLX ring": lambda: script("mlx_ring_side.py"),
     }
 
