@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mlxcel_cluster_config::Fingerprint;
 use mlxcel_cluster_config::tls::{certificate_fingerprint, server_name};
@@ -15,9 +15,10 @@ use quinn::{Connection, ConnectionError, Incoming, ReadError, ReadExactError, Re
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
-use crate::books::{Name, UNWANTED};
+use crate::books::{Name, UNWANTED, Wakes};
+use crate::carry::{Way, carry};
 use crate::failure;
-use crate::meet::Met;
+use crate::meet::Caller;
 use crate::shared::Shared;
 
 /// A peer that was called, and what it said.
@@ -53,6 +54,7 @@ pub(crate) async fn call(shared: &Shared, address: SocketAddr, hello: Hello) -> 
 
 /// Answers a caller.
 pub(crate) async fn answer(shared: Arc<Shared>, incoming: Incoming) {
+    let Ok(_room) = shared.greetings.try_acquire() else { return incoming.refuse() };
     let from = incoming.remote_address();
     if timeout(PATIENCE, receive(&shared, incoming)).await.is_err() {
         tracing::debug!(target: "mlxcel::transport::quic", %from, "a caller did not say hello in time");
@@ -77,34 +79,36 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) {
         return refused(&error);
     }
     let Some(key) = key_of(&connection) else { return refused(&"it has shown no key") };
-    let (hello, answer) = match Hello::parse(&hello) {
-        Ok(hello) => (Some(hello), judge(shared, &hello, key).await),
+    let (answer, link) = match Hello::parse(&hello) {
+        Ok(hello) => judge(shared, Caller { hello, key, connection: connection.clone() }).await,
         // From what is said to it, a caller of another release learns of ours.
         Err(error) => {
             refused(&error);
-            (None, Answer::Refused(Refusal::Unwelcome))
+            (Answer::Refused(Refusal::Unwelcome), None)
         }
     };
-    if let Err(error) = send.write_all(&answer.to_bytes()).await {
-        return refused(&error);
-    }
-    if let (Some(hello), Answer::Accepted { incarnation, .. }) = (hello, answer) {
-        let name = Name { peer: hello.from, ours: incarnation };
-        shared.link_up(Met { name, theirs: hello.incarnation, key, connection }, (send, receive));
-    } else {
-        part(&connection, send).await;
+    match link {
+        // The link's clock runs from now on, whether the caller takes the answer or not.
+        Some((name, wakes)) => {
+            let way = Way { shared: Arc::clone(shared), name, connection, wakes };
+            shared.runtime.spawn(carry(way, (send, receive), answer.to_bytes().to_vec()));
+        }
+        None => match send.write_all(&answer.to_bytes()).await {
+            Ok(()) => part(&connection, send).await,
+            Err(error) => refused(&error),
+        },
     }
 }
 
 /// What a caller is answered. Of two ends that call each other at once, the one with the smaller name finishes its own
 /// call first; the other's is then one too many.
-async fn judge(shared: &Shared, hello: &Hello, key: Fingerprint) -> Answer {
-    if shared.domain.id() < hello.from {
-        let turn = shared.turn(hello.from);
+async fn judge(shared: &Shared, caller: Caller) -> (Answer, Option<(Name, Arc<Wakes>)>) {
+    if shared.domain.id() < caller.hello.from {
+        let turn = shared.turn(caller.hello.from);
         // Our own call may lead nowhere, which must not keep the caller.
         let _ = timeout(TURN, turn.lock()).await;
     }
-    shared.books().judge(hello, key)
+    shared.books().judge(caller, Instant::now())
 }
 
 /// Closes a connection when the caller has read why: it hangs up.
@@ -121,6 +125,8 @@ fn key_of(connection: &Connection) -> Option<Fingerprint> {
     certificate_fingerprint(shown.first()?)
 }
 
+/// How many callers may be saying who they are at once.
+pub(crate) const GREETINGS: usize = 256;
 /// How long a caller may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a caller waits for our own call to end.

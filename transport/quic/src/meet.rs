@@ -15,6 +15,13 @@ use quinn::Connection;
 
 use crate::books::{Books, Name, Peer, UNWANTED, Wakes};
 
+/// Somebody who has said hello, over this connection.
+pub(crate) struct Caller {
+    pub(crate) hello: Hello,
+    pub(crate) key: Fingerprint,
+    pub(crate) connection: Connection,
+}
+
 /// Two ends that have said hello, over this connection.
 pub(crate) struct Met {
     pub(crate) name: Name,
@@ -26,22 +33,28 @@ pub(crate) struct Met {
 }
 
 impl Books {
-    /// What a caller is answered.
-    pub(crate) fn judge(&mut self, hello: &Hello, key: Fingerprint) -> Answer {
+    /// What a caller is answered. If it is welcome its link is there, so that of two calls at once one is.
+    pub(crate) fn judge(&mut self, caller: Caller, now: Instant) -> (Answer, Option<(Name, Arc<Wakes>)>) {
+        let Caller { hello, key, connection } = caller;
+        if let Some(refusal) = self.refusal(&hello, key) {
+            return (Answer::Refused(refusal), None);
+        }
+        self.lose(hello.from, PeerLoss::Broken);
+        let name = Name { peer: hello.from, ours: self.new_incarnation() };
+        let wakes = self.link_up(Met { name, theirs: hello.incarnation, key, connection }, now);
+        (Answer::Accepted { incarnation: name.ours, rails: 1 }, wakes.map(|wakes| (name, wakes)))
+    }
+
+    fn refusal(&self, hello: &Hello, key: Fingerprint) -> Option<Refusal> {
         if hello.to != self.domain.id() || hello.from == hello.to {
-            return Answer::Refused(Refusal::AnotherPeer);
+            return Some(Refusal::AnotherPeer);
         }
-        if let Some(known) = self.peers.get(&hello.from) {
-            // Of ends that name themselves after a connected peer, only those with its key are believed.
-            if known.key != key || known.theirs == hello.incarnation {
-                return Answer::Refused(Refusal::Unwelcome);
-            }
-            if known.theirs > hello.incarnation {
-                return Answer::Refused(Refusal::Forgotten);
-            }
-            self.lose(hello.from, PeerLoss::Broken);
+        let known = self.peers.get(&hello.from)?;
+        // Of ends that name themselves after a connected peer, only those with its key are believed.
+        if known.key != key || known.theirs == hello.incarnation {
+            return Some(Refusal::Unwelcome);
         }
-        Answer::Accepted { incarnation: self.new_incarnation(), rails: 1 }
+        (known.theirs > hello.incarnation).then_some(Refusal::Forgotten)
     }
 
     /// Both ends know each other; whom to wake for the link, unless there is one already.

@@ -11,10 +11,11 @@ use mlxcel_transport::{Domain, PeerId};
 use parking_lot::{Mutex, MutexGuard};
 use quinn::{ClientConfig, Endpoint};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::books::{Books, Name};
 use crate::carry::{self, Ended, Pool};
+use crate::greet::GREETINGS;
 use crate::meet::Met;
 
 pub(crate) struct Shared {
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     /// Ends the transport's thread.
     pub(crate) closing: Notify,
     pub(crate) pool: Pool,
+    /// Room for callers who have not said who they are.
+    pub(crate) greetings: Semaphore,
     books: Mutex<Books>,
     turns: Mutex<HashMap<PeerId, Weak<Turn>>>,
 }
@@ -36,7 +39,8 @@ impl Shared {
     pub(crate) fn new(books: Books, endpoint: Endpoint, client: ClientConfig, runtime: Handle) -> Self {
         let domain = Arc::clone(&books.domain);
         let (pool, books, turns) = (Pool::default(), Mutex::new(books), Mutex::default());
-        Self { domain, endpoint, client, runtime, closing: Notify::new(), pool, books, turns }
+        let (closing, greetings) = (Notify::new(), Semaphore::new(GREETINGS));
+        Self { domain, endpoint, client, runtime, closing, pool, greetings, books, turns }
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
@@ -76,6 +80,6 @@ impl Shared {
         let (name, connection) = (met.name, met.connection.clone());
         let Some(wakes) = self.books().link_up(met, Instant::now()) else { return };
         let shared = Arc::clone(self);
-        self.runtime.spawn(carry::carry(carry::Way { shared, name, connection, wakes }, control));
+        self.runtime.spawn(carry::carry(carry::Way { shared, name, connection, wakes }, control, Vec::new()));
     }
 }

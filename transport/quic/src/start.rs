@@ -29,7 +29,8 @@ pub(crate) fn start(domain: &Arc<Domain>, config: &QuicConfig) -> Result<Started
         listen(config.bind, config.port).map_err(|(address, cause)| QuicError::Listen { address, cause })?;
     let system = |what| move |cause| QuicError::System { what, cause };
     let runtime = Builder::new_current_thread().enable_all().build().map_err(system("a runtime"))?;
-    let Tuned { endpoint, client, server } = tuned(&DataPlane::new(&config.identity, &config.trust, ALPN));
+    let plane = DataPlane::new(&config.identity, &config.trust, ALPN);
+    let Tuned { endpoint, client, server } = tuned(&plane, config.silence_limit);
     let endpoint = {
         let _runtime = runtime.enter();
         let runtime = Arc::new(TokioRuntime);

@@ -17,9 +17,9 @@ pub(crate) struct Tuned {
     pub(crate) server: ServerConfig,
 }
 
-/// The configurations of a host with these keys.
-pub(crate) fn tuned(plane: &DataPlane) -> Tuned {
-    let transport = Arc::new(transport());
+/// The configurations of a host with these keys, whose links take peers for lost after this silence.
+pub(crate) fn tuned(plane: &DataPlane, silence_limit: Duration) -> Tuned {
+    let transport = Arc::new(transport(silence_limit));
     let crypto = QuicClientConfig::try_from(Arc::clone(&plane.client));
     let mut client = ClientConfig::new(Arc::new(crypto.expect("the data plane has AES-128-GCM")));
     client.transport_config(Arc::clone(&transport));
@@ -31,7 +31,9 @@ pub(crate) fn tuned(plane: &DataPlane) -> Tuned {
     Tuned { endpoint, client, server }
 }
 
-fn transport() -> TransportConfig {
+fn transport(silence_limit: Duration) -> TransportConfig {
+    // Links have heartbeats of their own, and end sooner than this.
+    let idle = IdleTimeout::try_from(3 * silence_limit).unwrap_or(VarInt::MAX.into());
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(LARGEST_DATAGRAM);
     let mut acknowledgements = AckFrequencyConfig::default();
@@ -48,8 +50,7 @@ fn transport() -> TransportConfig {
         // A slice that is whole is of use, ten halves are not.
         .send_fairness(false)
         .initial_rtt(FIRST_GUESS)
-        // Links have heartbeats of their own, and end sooner than this.
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
+        .max_idle_timeout(Some(idle))
         .datagram_receive_buffer_size(None);
     config
 }
@@ -68,4 +69,3 @@ const STREAMS: u32 = 1024;
 const ACKNOWLEDGED_TOGETHER: u32 = 10;
 /// Hosts of a cluster are near: a handshake that was lost is repeated after three times this.
 const FIRST_GUESS: Duration = Duration::from_millis(60);
-const IDLE_MS: u32 = 3000;

@@ -9,11 +9,11 @@ use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use super::{Ended, Way};
 use crate::meet::RAIL;
 
-/// Sends them as they come up.
-pub(super) async fn speak(way: Way, mut stream: SendStream) -> Result<Infallible, Ended> {
+/// Sends them as they come up, after `bytes`.
+pub(super) async fn speak(way: Way, mut stream: SendStream, mut bytes: Vec<u8>) -> Result<Infallible, Ended> {
     // A stream that is closed already says so when it is written to.
     let _ = stream.set_priority(AHEAD);
-    let mut bytes = Vec::new();
+    write(&mut stream, &bytes).await?;
     loop {
         bytes.clear();
         let gather = |link: &mut Link| {
@@ -29,14 +29,17 @@ pub(super) async fn speak(way: Way, mut stream: SendStream) -> Result<Infallible
             way.wakes.control.notified().await;
             continue;
         }
-        match stream.write_all(&bytes).await {
-            Ok(()) => {}
-            Err(WriteError::ConnectionLost(error)) => return Err(error.into()),
-            Err(_) => return Err(ProtocolError("it stopped reading what has no payload").into()),
-        }
+        write(&mut stream, &bytes).await?;
         let sent = bytes.len();
         way.shared.ask_quietly(way.name, |link| link.sent(RAIL, sent, Instant::now()))?;
     }
+}
+
+async fn write(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Ended> {
+    stream.write_all(bytes).await.map_err(|error| match error {
+        WriteError::ConnectionLost(error) => Ended::Connection(error),
+        _ => Ended::Protocol(ProtocolError("it stopped reading what has no payload")),
+    })
 }
 
 /// Feeds the link with those of the peer.

@@ -56,10 +56,10 @@ impl From<ProtocolError> for Ended {
     }
 }
 
-/// Carries a link until it ends.
-pub(crate) async fn carry(way: Way, (send, receive): (SendStream, RecvStream)) {
+/// Carries a link until it ends. `first` goes ahead of everything.
+pub(crate) async fn carry(way: Way, (send, receive): (SendStream, RecvStream), first: Vec<u8>) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(control::speak(way.clone(), send));
+    tasks.spawn(control::speak(way.clone(), send, first));
     tasks.spawn(control::listen(way.clone(), receive));
     tasks.spawn(send::send(way.clone()));
     tasks.spawn(take::accept(way.clone()));

@@ -22,6 +22,27 @@ fn apart(conditions: Conditions) -> (Pair, Relay) {
 }
 
 #[test]
+fn a_peer_that_two_addresses_lead_to_has_one_link() {
+    for slow_first in [true, false] {
+        let trust = Trust::default();
+        let (one, other) = (end(&trust), end(&trust));
+        let direct = other.addresses()[0].socket;
+        let relay = Relay::to(direct, Conditions { delay: Duration::from_millis(150), ..WELL });
+        let mut addresses = [relay.address, direct];
+        if !slow_first {
+            addresses.reverse();
+        }
+        let (shared, peer) = (Arc::clone(&one.shared), other.domain().id());
+        let reached = one.shared.runtime.spawn(async move { dial::reach(&shared, peer, &addresses).await });
+        assert_eq!(block_on(reached).expect("it does not panic"), Ok(()));
+        // The slower call ends meanwhile.
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!(one.domain().peer_state(peer), PeerState::Connected(Kind::Quic));
+        assert_eq!(block_on(one.send(peer, Channel(0), Bytes::from_static(b"here"), soon())), Ok(()));
+    }
+}
+
+#[test]
 fn batches_arrive_whole_over_a_network_that_loses_datagrams() {
     let (pair, relay) = apart(BAD);
     let len = 300_000;

@@ -37,7 +37,8 @@ impl Victim {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let trust = Trust::of([self.identity.fingerprint()]);
-        let config = tuned(&DataPlane::new(&self.identity, &trust, crate::start::ALPN));
+        let config =
+            tuned(&DataPlane::new(&self.identity, &trust, crate::start::ALPN), Duration::from_secs(1));
         let (stranger, answer) = runtime.block_on(async {
             let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
             let (to, name) = (self.end.addresses()[0].socket, server_name().to_str().into_owned());
