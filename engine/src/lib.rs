@@ -13,6 +13,7 @@ pub mod families;
 mod grammar;
 mod inspect;
 mod kv;
+mod rank;
 pub mod ranks;
 mod request;
 pub mod sampling;
@@ -33,6 +34,7 @@ pub use event::{
 };
 pub use inspect::{Inspection, inspect};
 pub use mlxcel_kernels::{KvDtype, UnknownKvDtype};
+pub use rank::{Rank, RankOptions, RankOutput};
 pub use request::{
     AnswerOptions, ChatPrompt, Grammar, Limits, PRIORITIES, Prompt, RepetitionLimit, Request, SamplingParams,
     ToolChoice, Turn,

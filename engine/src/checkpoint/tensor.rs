@@ -72,6 +72,13 @@ impl TensorBytes {
         Self { owner: Owner::Mapped(file), range }
     }
 
+    /// Some of them, without a copy; the range must lie inside.
+    pub fn part(&self, part: Range<usize>) -> Self {
+        assert!(part.start <= part.end && part.end <= self.range.len(), "a part of the bytes");
+        let range = self.range.start + part.start..self.range.start + part.end;
+        Self { owner: self.owner.clone(), range }
+    }
+
     /// True when the first byte lies at a multiple of `alignment`.
     pub fn is_aligned_to(&self, alignment: usize) -> bool {
         self.as_ref().as_ptr().align_offset(alignment) == 0
@@ -132,6 +139,26 @@ impl Tensor {
             found: self.shape.clone(),
             expected: expected.to_vec(),
         })
+    }
+
+    /// Rows and columns of a matrix, or with one axis elements of a vector: whole rows without a copy, else only what
+    /// is asked for is read. They must lie inside.
+    pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        let size = self.dtype.size_bytes();
+        let width = self.shape.get(1).copied().unwrap_or(1);
+        let shape = [rows.len(), columns.len()][..self.shape.len()].to_vec();
+        let pitch = width * size;
+        let all = self.bytes.part(rows.start * pitch..rows.end * pitch);
+        let bytes = if columns == (0..width) {
+            all
+        } else {
+            let mut part = Vec::with_capacity(rows.len() * columns.len() * size);
+            for row in all.as_ref().chunks_exact(pitch) {
+                part.extend_from_slice(&row[columns.start * size..columns.end * size]);
+            }
+            part.into()
+        };
+        Self { shape, bytes, ..self.clone() }
     }
 
     /// Refuses any type not in `expected`.

@@ -21,8 +21,13 @@ pub(crate) trait Arithmetic {
     /// `x W^T (+ b)`: `[tokens, inputs]` to `[tokens, outputs]`.
     fn linear(&self, x: &Array, weights: &LinearWeights) -> Result<Array>;
 
-    /// Logits `[tokens, vocabulary]` from a tied embedding or an output head.
+    /// `x W^T`, as `linear`.
     fn matrix(&self, x: &Array, weights: &MatrixWeights) -> Result<Array>;
+
+    /// Logits `[tokens, vocabulary]` from the output head.
+    fn logits(&self, x: &Array, head: &LinearWeights) -> Result<Array> {
+        self.linear(x, head)
+    }
 
     /// Normalises the last axis.
     fn norm(&self, x: &Array, weights: &NormWeights) -> Result<Array>;

@@ -10,16 +10,19 @@ use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
 use super::cuda::{CudaArithmetic, Kernels};
-use super::description::{Decoder, Mixer};
+use super::description::{Decoder, Linear, Mixer};
 use super::graph::GraphArithmetic;
 use super::host::HostArithmetic;
 use super::model::Model;
-use super::source::{Preparation, WeightError, WeightSource};
+use super::portion::Place;
+use super::sharded::ShardedArithmetic;
+use super::source::{Preparation, WeightError, WeightSource, share_of};
 use super::weights::DecoderWeights;
 use crate::api::{LoadStep, Quantization};
 use crate::blocks::BLOCK_TOKENS;
 use crate::checkpoint::{Checkpoint, TensorDtype};
 use crate::kv::{GraphKv, HostKv, KvCache};
+use crate::ranks::Ranks;
 
 /// Which arithmetic and KV storage to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,13 @@ pub(crate) enum Execution {
     Cuda,
 }
 
+/// A rank's part of a model: of which, where, and how it reaches the ranks of its stage; alone there without `ranks`.
+pub(crate) struct Part {
+    pub(crate) whole: Decoder,
+    pub(crate) place: Place,
+    pub(crate) ranks: Option<Box<dyn Ranks>>,
+}
+
 impl Model {
     /// Loads `description`'s weights from `checkpoint`.
     pub(crate) fn load(
@@ -41,13 +51,28 @@ impl Model {
         quantize: Option<Quantization>,
         progress: &mut dyn FnMut(LoadStep),
     ) -> Result<Self, WeightError> {
+        let part = Part { place: Place::alone(&description), whole: description, ranks: None };
+        Self::load_part(part, checkpoint, execution, quantize, progress)
+    }
+
+    /// Loads a part of a model's weights, and nothing else, from `checkpoint`.
+    pub(crate) fn load_part(
+        part: Part,
+        checkpoint: &Checkpoint,
+        execution: Execution,
+        quantize: Option<Quantization>,
+        progress: &mut dyn FnMut(LoadStep),
+    ) -> Result<Self, WeightError> {
         let dtype = match execution {
             Execution::Host => Dtype::Float32,
-            Execution::Graph | Execution::Cuda => activation_dtype(&description, checkpoint),
+            Execution::Graph | Execution::Cuda => activation_dtype(&part.whole, checkpoint),
         };
         let kernels = (execution == Execution::Cuda).then(|| Rc::new(Kernels::new()));
         let preparation = Preparation { quantize, vectors: dtype, tiles: kernels.clone() };
         let mut source = WeightSource::new(checkpoint, preparation, progress)?;
+        let whole = part.whole;
+        let description = whole.portion(&part.place, &|linear| source.grain(linear))?;
+        source.expect_share(description.elements() as f64 / whole.elements() as f64);
         let weights = DecoderWeights::load(&description, &mut source)?;
         // Norms are converted and device copies made now, not in the first request.
         mlxcel_mlx_bridge::eval(&weights.arrays())?;
@@ -60,6 +85,13 @@ impl Model {
             (Execution::Host, _) => Box::new(HostArithmetic),
             (Execution::Cuda, Some(kernels)) => Box::new(CudaArithmetic { kernels, graph }),
             _ => Box::new(graph),
+        };
+        let arithmetic = match part.ranks {
+            Some(ranks) => {
+                let embedded = description.embedding.as_ref().map(|table| share_of(table).outputs);
+                Box::new(ShardedArithmetic::new(arithmetic, ranks, embedded, description.vocab_size)?)
+            }
+            None => arithmetic,
         };
         Ok(Self { description, weights, arithmetic, execution, dtype, kv_dtype: None })
     }
@@ -100,7 +132,13 @@ pub(crate) fn kv_bytes_per_token(decoder: &Decoder, dtype: Option<KvDtype>, valu
 
 /// The dtype the model was stored in: that of its embedding, or of the embedding's scales.
 fn activation_dtype(description: &Decoder, checkpoint: &Checkpoint) -> Dtype {
-    let name = &description.embedding.name;
+    let tables = description.embedding.iter().chain(description.output.iter().map(|output| &output.head));
+    // A stage in the middle has neither: its first projection was stored as they were.
+    let projections = description.layers.iter().map(|layer| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        &attention.query
+    });
+    let Some(Linear { name, .. }) = tables.chain(projections).next() else { return Dtype::Float32 };
     let stored = ["scales", "weight"].iter().find_map(|part| checkpoint.info(&format!("{name}.{part}")));
     match stored.map(|info| info.dtype) {
         Some(TensorDtype::BF16) => Dtype::Bfloat16,

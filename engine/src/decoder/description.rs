@@ -1,9 +1,11 @@
 //! A decoder as data: what a family file produces and everything else consumes.
 //!
-//! Forward, caches, quantisation and (later) sharding are written once over this description.
-//! It holds names, sizes and choices, never tensors; `families` decides what it says.
+//! Forward, caches, quantisation and sharding are written once over this description. It holds names, sizes and
+//! choices, never tensors; `families` decides what it says of a whole model, `portion` what of a rank's part.
 
-/// A decoder-only transformer.
+use std::ops::Range;
+
+/// A decoder-only transformer, or a rank's part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoder {
     /// `model_type` of the configuration.
@@ -14,21 +16,23 @@ pub struct Decoder {
     pub hidden_size: usize,
     /// Longest sequence the model was trained for, in tokens.
     pub max_context: usize,
-    /// Token embedding `[vocab_size, hidden_size]`.
-    pub embedding: Embedding,
+    /// Token embedding `[vocab_size, hidden_size]`; absent after the first stage.
+    pub embedding: Option<Linear>,
     /// The layers, first to last.
     pub layers: Vec<Layer>,
-    /// Norm before the output head.
-    pub final_norm: Norm,
-    /// Output head; absent when tied to the embedding.
-    pub head: Option<Linear>,
+    /// What makes logits of the last hidden state; absent before the last stage.
+    pub output: Option<Output>,
 }
 
-/// A token embedding.
+/// What makes logits of the last hidden state.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Embedding {
-    /// Module path, such as `model.embed_tokens`.
-    pub name: String,
+pub struct Output {
+    /// Norm before the output head.
+    pub norm: Norm,
+    /// Output head `[vocab_size, hidden_size]`.
+    pub head: Linear,
+    /// The head's matrix is that of the embedding, and held once where both are.
+    pub tied: bool,
 }
 
 /// One decoder layer, pre-norm: `x += mixer(norm(x)); x += feed_forward(norm(x))`.
@@ -82,6 +86,8 @@ pub struct Attention {
     pub soft_cap: Option<f32>,
     /// Tensor of one learned logit for each query head that joins the denominator of its softmax, `[heads]`.
     pub sinks: Option<String>,
+    /// Which query heads of how many a rank's part has; all where there is none.
+    pub share: Option<(Range<usize>, usize)>,
 }
 
 /// Rotary position embedding.
@@ -134,6 +140,19 @@ pub struct Linear {
     pub bias: bool,
     /// How ranks share it.
     pub cut: Cut,
+    /// What a rank holds of it; all where there is none.
+    pub share: Option<Share>,
+}
+
+/// The part of a matrix `[outputs, inputs]` that a rank holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Output features.
+    pub outputs: Range<usize>,
+    /// Input features.
+    pub inputs: Range<usize>,
+    /// Outputs and inputs of the whole.
+    pub whole: [usize; 2],
 }
 
 /// How a weight is divided between tensor-parallel ranks.

@@ -61,6 +61,22 @@ impl StepInputs {
     }
 }
 
+impl StepInputs {
+    /// Inputs of `plan` for a stage that is given what another has made of the tokens.
+    pub(crate) fn without_ids(plan: StepPlan) -> Result<Self> {
+        let positions = plan.positions();
+        let position_array = Array::from_slice(&positions, &[length(positions.len())])?;
+        let ids = Array::from_slice::<u32>(&[], &[0])?;
+        Ok(Self {
+            len: positions.len(),
+            plan: Arc::new(plan),
+            ids,
+            positions: positions.into(),
+            position_array,
+        })
+    }
+}
+
 fn ids(plan: &StepPlan, previous: Option<&SampledTokens>) -> Result<Array> {
     let awaited = previous.map_or(0, SampledTokens::rows);
     let mut known = Vec::new();

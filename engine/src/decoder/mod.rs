@@ -6,21 +6,26 @@ mod arithmetic;
 mod build;
 mod cuda;
 mod description;
+#[cfg(test)]
+mod divided;
 mod graph;
 mod host;
 mod inputs;
 mod model;
 #[cfg(test)]
 mod parity;
+mod portion;
 mod residual;
+mod sharded;
 mod source;
 mod weights;
 
 pub(crate) use arithmetic::length;
-pub(crate) use build::{Execution, kv_bytes_per_token};
+pub(crate) use build::{Execution, Part, kv_bytes_per_token};
 pub use description::{
-    Activation, Attention, Cut, Decoder, Embedding, FeedForward, Layer, Linear, Mixer, Norm, Rope,
+    Activation, Attention, Cut, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope, Share,
 };
 pub(crate) use inputs::{SampledTokens, StepInputs};
 pub(crate) use model::{Model, StepOutput};
+pub use portion::{Grain, Place, PortionError};
 pub use source::WeightError;

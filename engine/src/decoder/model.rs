@@ -4,7 +4,7 @@
 //! which tokens to compute (`schedule`), how (`Arithmetic`), or where keys and values live (`KvCache`).
 
 use mlxcel_kernels::KvDtype;
-use mlxcel_mlx_bridge::{Array, Dtype, Result};
+use mlxcel_mlx_bridge::{Array, Dtype, Error, Result};
 
 use super::arithmetic::Arithmetic;
 use super::description::Decoder;
@@ -35,24 +35,41 @@ impl Model {
         cache: &mut dyn KvCache,
     ) -> Result<StepOutput> {
         let step = StepInputs::new(plan, previous)?;
-        cache.begin(&step)?;
-        let mut residual = Residual::new(self.arithmetic.embed(&step.ids, &self.weights.embedding)?);
+        let table = self.weights.embedding.as_ref().ok_or_else(|| not_here("the embedding"))?;
+        let hidden = self.arithmetic.embed(&step.ids, table)?;
+        self.run(&step, hidden, cache)
+    }
+
+    /// A later stage's part of a step: `hidden`, `[tokens, width]`, is what the stage before made of it. The ids of
+    /// tokens mean nothing here.
+    pub(crate) fn forward_hidden(
+        &self,
+        plan: StepPlan,
+        hidden: Array,
+        cache: &mut dyn KvCache,
+    ) -> Result<StepOutput> {
+        let step = StepInputs::without_ids(plan)?;
+        self.run(&step, hidden, cache)
+    }
+
+    fn run(&self, step: &StepInputs, hidden: Array, cache: &mut dyn KvCache) -> Result<StepOutput> {
+        cache.begin(step)?;
+        let mut residual = Residual::new(hidden);
         for (index, layer) in self.weights.layers.iter().enumerate() {
-            let [query, key, value] = self.arithmetic.attention_inputs(&mut residual, layer, &step)?;
-            let mixed = cache.attend(index, layer.attention.rule(), [&query, &key, &value], &step)?;
+            let [query, key, value] = self.arithmetic.attention_inputs(&mut residual, layer, step)?;
+            let mixed = cache.attend(index, layer.attention.rule(), [&query, &key, &value], step)?;
             self.arithmetic.finish_layer(&mut residual, &mixed, layer)?;
         }
+        let Some(output) = &self.weights.output else {
+            return residual.added().map(StepOutput::Hidden);
+        };
         let rows = step.plan.sampled_rows();
         if rows.is_empty() {
             return Ok(StepOutput::Computed(residual.computed()));
         }
         let mut residual = residual.select(&rows, step.len)?;
-        let normed = self.arithmetic.advance(&mut residual, &self.weights.final_norm)?;
-        let logits = match &self.weights.head {
-            Some(head) => self.arithmetic.linear(&normed, head),
-            None => self.arithmetic.matrix(&normed, &self.weights.embedding),
-        };
-        logits.map(StepOutput::Logits)
+        let normed = self.arithmetic.advance(&mut residual, &output.norm)?;
+        self.arithmetic.logits(&normed, &output.head).map(StepOutput::Logits)
     }
 }
 
@@ -62,4 +79,10 @@ pub(crate) enum StepOutput {
     Logits(Array),
     /// Nothing is sampled; evaluating this completes the step.
     Computed(Array),
+    /// `[tokens, width]`, for the next stage.
+    Hidden(Array),
+}
+
+fn not_here(what: &str) -> Error {
+    Error::argument("step", format!("{what} is held by another stage"))
 }

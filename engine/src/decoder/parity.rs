@@ -8,7 +8,7 @@ use mlxcel_mlx_bridge::{Array, Dtype};
 
 use super::arithmetic::Arithmetic;
 use super::build::Execution;
-use super::description::Activation;
+use super::description::{Activation, Decoder};
 use super::host::HostArithmetic;
 use super::inputs::StepInputs;
 use super::model::{Model, StepOutput};
@@ -22,19 +22,19 @@ use crate::kv::KvCache;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
 
 /// Blocks of the caches: room for every prompt of a case.
-const BLOCKS: usize = 64;
+pub(super) const BLOCKS: usize = 64;
 
-struct Case {
-    name: String,
-    model: PathBuf,
-    tolerance: f32,
-    prompts: Vec<Prompt>,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) model: PathBuf,
+    pub(super) tolerance: f32,
+    pub(super) prompts: Vec<Prompt>,
 }
 
-struct Prompt {
-    ids: Vec<u32>,
+pub(super) struct Prompt {
+    pub(super) ids: Vec<u32>,
     /// `[tokens][vocabulary]`.
-    logits: Vec<Vec<f32>>,
+    pub(super) logits: Vec<Vec<f32>>,
 }
 
 #[test]
@@ -112,9 +112,25 @@ fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)
 /// All prompts side by side, in chunks of different lengths, decode tokens among them.
 fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
     let (mut cache, mut blocks) = (model.cache(BLOCKS), BlockStore::new(BLOCKS));
+    let mut seen = Vec::new();
+    for RaggedStep { spans, ends } in ragged_steps(prompts, &mut blocks) {
+        let rows = step(model, cache.as_mut(), spans);
+        seen.extend(ends.into_iter().zip(rows).map(|((index, at), row)| (index, at, row)));
+    }
+    seen
+}
+
+/// The spans of a step, and of each which prompt it is of and the last token it computes.
+pub(super) struct RaggedStep {
+    pub(super) spans: Vec<Span>,
+    pub(super) ends: Vec<(usize, usize)>,
+}
+
+/// Prompts side by side, in chunks of different lengths.
+pub(super) fn ragged_steps(prompts: &[Prompt], blocks: &mut BlockStore) -> Vec<RaggedStep> {
     let mut done = vec![0; prompts.len()];
     let mut tables: Vec<BlockTable> = prompts.iter().map(|_| BlockTable::default()).collect();
-    let mut seen = Vec::new();
+    let mut steps = Vec::new();
     let mut round = 0;
     while prompts.iter().zip(&done).any(|(prompt, &at)| at < prompt.ids.len()) {
         let mut spans = Vec::new();
@@ -122,17 +138,15 @@ fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
             let chunk = [1, 7, 3, 20][(round + index) % 4].min(prompt.ids.len() - done[index]);
             if chunk > 0 {
                 let tokens = &prompt.ids[done[index]..done[index] + chunk];
-                spans.push(span(index, tokens, &mut tables[index], &mut blocks));
+                spans.push(span(index, tokens, &mut tables[index], blocks));
                 done[index] += chunk;
             }
         }
-        let ends: Vec<_> =
-            spans.iter().map(|s| (s.sequence.0 as usize, s.start + s.tokens.len() - 1)).collect();
-        let rows = step(model, cache.as_mut(), spans);
-        seen.extend(ends.into_iter().zip(rows).map(|((index, at), row)| (index, at, row)));
+        let ends = spans.iter().map(|s| (s.sequence.0 as usize, s.start + s.tokens.len() - 1)).collect();
+        steps.push(RaggedStep { spans, ends });
         round += 1;
     }
-    seen
+    steps
 }
 
 /// The next tokens of a prompt, with room for them.
@@ -189,13 +203,18 @@ fn check(case: &Case, execution: Execution, run: Run) -> Result<(), String> {
 }
 
 fn load(path: &Path, execution: Execution) -> Result<Model, String> {
-    let mut checkpoint = Checkpoint::open(path).map_err(|error| error.to_string())?;
-    let description = families::describe(checkpoint.config()).map_err(|error| error.to_string())?;
-    checkpoint.rename(&families::weight_name);
+    let (checkpoint, description) = described(path)?;
     Model::load(description, &checkpoint, execution, None, &mut |_| {}).map_err(|error| error.to_string())
 }
 
-fn cases() -> Vec<Case> {
+pub(super) fn described(path: &Path) -> Result<(Checkpoint, Decoder), String> {
+    let mut checkpoint = Checkpoint::open(path).map_err(|error| error.to_string())?;
+    let description = families::describe(checkpoint.config()).map_err(|error| error.to_string())?;
+    checkpoint.rename(&families::weight_name);
+    Ok((checkpoint, description))
+}
+
+pub(super) fn cases() -> Vec<Case> {
     let dir = std::env::var_os("MLXCEL_PARITY_DIR")
         .map(PathBuf::from)
         .expect("MLXCEL_PARITY_DIR names what parity/generate.py wrote; `./x test` sets it");

@@ -2,13 +2,14 @@
 //!
 //! Knows how matrices and vectors are stored, not which of them a decoder has (`weights`).
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use mlxcel_mlx_bridge::{Array, Dtype, Quantized, QuantizedLayout};
 
 use super::arithmetic::length;
 use super::cuda::{Kernels, TiledMatrix};
-use super::description::Linear;
+use super::description::{Linear, Share};
 use super::weights::MatrixWeights;
 use crate::api::{LoadStep, Quantization};
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor, TensorDtype};
@@ -29,6 +30,9 @@ pub enum WeightError {
         "the model is already quantised ({0} has {1} bits); leave quantisation out, or take a model with float weights"
     )]
     AlreadyQuantized(String, u32),
+    /// The model cannot be divided between so many ranks.
+    #[error(transparent)]
+    Portion(#[from] super::portion::PortionError),
     /// MLX refused.
     #[error(transparent)]
     Mlx(#[from] mlxcel_mlx_bridge::Error),
@@ -71,6 +75,11 @@ impl<'a> WeightSource<'a> {
         Ok(Self { checkpoint, preparation, progress, done_bytes: 0, total_bytes })
     }
 
+    /// About this share of all bytes will be asked for.
+    pub(crate) fn expect_share(&mut self, share: f64) {
+        self.total_bytes = (self.total_bytes as f64 * share) as u64;
+    }
+
     /// A matrix `[outputs, inputs]`.
     pub(crate) fn matrix(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
         match self.checkpoint.quantization().for_module(&linear.name) {
@@ -84,18 +93,33 @@ impl<'a> WeightSource<'a> {
 
     /// A vector `[width]` in the preparation's dtype.
     pub(crate) fn vector(&mut self, name: &str, width: usize) -> Result<Array, WeightError> {
-        let tensor = self.tensor(name, &[width])?;
+        self.vector_part(name, 0..width, width)
+    }
+
+    /// Elements of a vector `[width]` in the preparation's dtype.
+    pub(crate) fn vector_part(
+        &mut self,
+        name: &str,
+        part: Range<usize>,
+        width: usize,
+    ) -> Result<Array, WeightError> {
+        let tensor = self.tensor(name, &[width], part, 0..1)?;
         Ok(float_array(&tensor)?.astype(self.preparation.vectors)?)
     }
 
     fn affine(&mut self, linear: &Linear, quantization: Quantization) -> Result<MatrixWeights, WeightError> {
-        let words = linear.inputs * quantization.bits as usize / 32;
-        let groups = linear.inputs / quantization.group_size as usize;
-        let part = |side: &str| format!("{}.{side}", linear.name);
-        let packed = self.tensor(&part("weight"), &[linear.outputs, words])?;
+        let Share { outputs, inputs, whole } = share_of(linear);
+        let words = |inputs: usize| inputs * quantization.bits as usize / 32;
+        let groups = |inputs: usize| inputs / quantization.group_size as usize;
+        let mut part = |side: &str, count: &dyn Fn(usize) -> usize| {
+            let columns = count(inputs.start)..count(inputs.end);
+            let shape = [whole[0], count(whole[1])];
+            self.tensor(&format!("{}.{side}", linear.name), &shape, outputs.clone(), columns)
+        };
+        let packed = part("weight", &words)?;
         packed.expect_dtype(&[TensorDtype::U32])?;
-        let scales = self.tensor(&part("scales"), &[linear.outputs, groups])?;
-        let biases = self.tensor(&part("biases"), &[linear.outputs, groups])?;
+        let scales = part("scales", &groups)?;
+        let biases = part("biases", &groups)?;
         self.laid_out(Quantized {
             weight: array(&packed, Dtype::Uint32)?,
             scales: float_array(&scales)?,
@@ -105,10 +129,11 @@ impl<'a> WeightSource<'a> {
     }
 
     fn dense(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
-        let tensor = self.tensor(&format!("{}.weight", linear.name), &[linear.outputs, linear.inputs])?;
+        let Share { outputs, inputs, whole } = share_of(linear);
+        let tensor = self.tensor(&format!("{}.weight", linear.name), &whole, outputs, inputs)?;
         let weight = float_array(&tensor)?;
         match self.preparation.quantize {
-            Some(quantization) if linear.inputs.is_multiple_of(quantization.group_size as usize) => {
+            Some(quantization) if whole[1].is_multiple_of(quantization.group_size as usize) => {
                 let matrix = self.laid_out(Quantized::quantize(&weight, layout(quantization))?)?;
                 // Evaluated one by one, so that no more than one float matrix is in memory.
                 mlxcel_mlx_bridge::eval(&matrix.arrays())?;
@@ -127,9 +152,25 @@ impl<'a> WeightSource<'a> {
         Ok(tiled.map_or(MatrixWeights::Affine(matrix), MatrixWeights::Tiled))
     }
 
-    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<Tensor, WeightError> {
+    /// Input features of a matrix that must stay together.
+    pub(crate) fn grain(&self, linear: &Linear) -> usize {
+        let stored = self.checkpoint.quantization().for_module(&linear.name);
+        let whole = share_of(linear).whole[1];
+        let made = self.preparation.quantize.filter(|made| whole.is_multiple_of(made.group_size as usize));
+        stored.or(made).map_or(1, |quantization| quantization.group_size as usize)
+    }
+
+    /// Some rows and columns of a tensor of a shape.
+    fn tensor(
+        &mut self,
+        name: &str,
+        expected: &[usize],
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<Tensor, WeightError> {
         let tensor = self.checkpoint.tensor(name)?;
         tensor.expect_shape(expected)?;
+        let tensor = tensor.part(rows, columns);
         self.done_bytes += tensor.bytes.as_ref().len() as u64;
         (self.progress)(LoadStep {
             what: "loading weights".to_owned(),
@@ -138,6 +179,16 @@ impl<'a> WeightSource<'a> {
         });
         Ok(tensor)
     }
+}
+
+/// What is held of a matrix.
+pub(crate) fn share_of(linear: &Linear) -> Share {
+    let all = || Share {
+        outputs: 0..linear.outputs,
+        inputs: 0..linear.inputs,
+        whole: [linear.outputs, linear.inputs],
+    };
+    linear.share.clone().unwrap_or_else(all)
 }
 
 fn layout(quantization: Quantization) -> QuantizedLayout {

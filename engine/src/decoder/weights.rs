@@ -6,8 +6,8 @@
 use mlxcel_mlx_bridge::{Array, Quantized};
 
 use super::cuda::TiledMatrix;
-use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Rope};
-use super::source::{WeightError, WeightSource};
+use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope};
+use super::source::{WeightError, WeightSource, share_of};
 use crate::kv::AttentionRule;
 
 /// A matrix `[outputs, inputs]`, quantised or not.
@@ -79,31 +79,33 @@ pub(crate) struct LayerWeights {
     pub(crate) activation: super::description::Activation,
 }
 
-/// Every weight of a decoder.
+/// What makes logits of the last hidden state.
+pub(crate) struct OutputWeights {
+    pub(crate) norm: NormWeights,
+    pub(crate) head: LinearWeights,
+}
+
+/// Every weight of a decoder, or of a rank's part of one.
 pub(crate) struct DecoderWeights {
-    pub(crate) embedding: MatrixWeights,
+    /// Absent after the first stage.
+    pub(crate) embedding: Option<MatrixWeights>,
     pub(crate) layers: Vec<LayerWeights>,
-    pub(crate) final_norm: NormWeights,
-    /// Absent when tied to the embedding.
-    pub(crate) head: Option<LinearWeights>,
+    /// Absent before the last stage.
+    pub(crate) output: Option<OutputWeights>,
+    /// The head is the embedding.
+    tied: bool,
 }
 
 impl DecoderWeights {
     /// Reads every weight that `decoder` names.
     pub(crate) fn load(decoder: &Decoder, source: &mut WeightSource<'_>) -> Result<Self, WeightError> {
-        let table = Linear {
-            name: decoder.embedding.name.clone(),
-            inputs: decoder.hidden_size,
-            outputs: decoder.vocab_size,
-            bias: false,
-            cut: super::description::Cut::Vocabulary,
-        };
-        Ok(Self {
-            embedding: source.matrix(&table)?,
-            layers: decoder.layers.iter().map(|layer| load_layer(layer, source)).collect::<Result<_, _>>()?,
-            final_norm: load_norm(&decoder.final_norm, decoder.hidden_size, source)?,
-            head: decoder.head.as_ref().map(|head| load_linear(head, source)).transpose()?,
-        })
+        let embedding = decoder.embedding.as_ref().map(|table| source.matrix(table)).transpose()?;
+        let layers =
+            decoder.layers.iter().map(|layer| load_layer(layer, source)).collect::<Result<_, _>>()?;
+        let output = decoder.output.as_ref();
+        let tied = output.is_some_and(|output| output.tied) && embedding.is_some();
+        let output = output.map(|output| load_output(output, embedding.as_ref(), source)).transpose()?;
+        Ok(Self { embedding, layers, output, tied })
     }
 }
 
@@ -122,8 +124,8 @@ impl DecoderWeights {
 
     /// Every array, for evaluation before the first request.
     pub(crate) fn arrays(&self) -> Vec<&Array> {
-        let mut all = self.embedding.arrays();
-        all.push(&self.final_norm.weight);
+        let mut all: Vec<&Array> = self.embedding.iter().flat_map(MatrixWeights::arrays).collect();
+        all.extend(self.output.iter().map(|output| &output.norm.weight));
         for layer in &self.layers {
             let attention = &layer.attention;
             all.push(&layer.mixer_norm.weight);
@@ -135,7 +137,8 @@ impl DecoderWeights {
                 all.extend(linear.arrays());
             }
         }
-        all.extend(self.head.iter().flat_map(LinearWeights::arrays));
+        let head = self.output.iter().filter(|_| !self.tied);
+        all.extend(head.flat_map(|output| output.head.arrays()));
         all
     }
 }
@@ -144,6 +147,18 @@ impl LinearWeights {
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.matrix.arrays().into_iter().chain(&self.bias)
     }
+}
+
+fn load_output(
+    output: &Output,
+    embedding: Option<&MatrixWeights>,
+    source: &mut WeightSource<'_>,
+) -> Result<OutputWeights, WeightError> {
+    let head = match embedding.filter(|_| output.tied) {
+        Some(table) => LinearWeights { matrix: table.clone(), bias: None },
+        None => load_linear(&output.head, source)?,
+    };
+    Ok(OutputWeights { norm: load_norm(&output.norm, output.head.inputs, source)?, head })
 }
 
 fn load_layer(layer: &Layer, source: &mut WeightSource<'_>) -> Result<LayerWeights, WeightError> {
@@ -164,7 +179,8 @@ fn load_attention(shape: &Attention, source: &mut WeightSource<'_>) -> Result<At
     let mut head_norm =
         |norm: &Option<Norm>| norm.as_ref().map(|norm| load_norm(norm, shape.head_dim, source)).transpose();
     let (query_norm, key_norm) = (head_norm(&shape.query_norm)?, head_norm(&shape.key_norm)?);
-    let sinks = shape.sinks.as_ref().map(|name| source.vector(name, shape.heads)).transpose()?;
+    let (heads, all_heads) = shape.share.clone().unwrap_or((0..shape.heads, shape.heads));
+    let sinks = shape.sinks.as_ref().map(|name| source.vector_part(name, heads, all_heads)).transpose()?;
     Ok(AttentionWeights {
         query: load_linear(&shape.query, source)?,
         key: load_linear(&shape.key, source)?,
@@ -181,7 +197,8 @@ fn load_attention(shape: &Attention, source: &mut WeightSource<'_>) -> Result<At
 fn load_linear(linear: &Linear, source: &mut WeightSource<'_>) -> Result<LinearWeights, WeightError> {
     let matrix = source.matrix(linear)?;
     let bias = if linear.bias {
-        Some(source.vector(&format!("{}.bias", linear.name), linear.outputs)?)
+        let share = share_of(linear);
+        Some(source.vector_part(&format!("{}.bias", linear.name), share.outputs, share.whole[0])?)
     } else {
         None
     };

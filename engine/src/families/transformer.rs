@@ -7,7 +7,7 @@ use super::config::Config;
 use super::error::FamilyError;
 use super::rope::rope;
 use crate::decoder::{
-    Activation, Attention, Cut, Decoder, Embedding, FeedForward, Layer, Linear, Mixer, Norm, Rope,
+    Activation, Attention, Cut, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope,
 };
 
 /// Deepest model accepted: a bound against nonsense, far above any real one.
@@ -63,12 +63,13 @@ pub(super) fn decoder(config: Config<'_>, family: &str, variant: &Variant) -> Re
     let vocab_size = config.count("vocab_size")?;
     let rope = rope(config, shape.head_dim, variant.default_rope_theta)?;
     let windows = windows(config, layers, variant.slides)?;
-    let head = Linear {
-        name: "lm_head".into(),
+    let table = |name: &str| Linear {
+        name: name.into(),
         inputs: shape.hidden,
         outputs: vocab_size,
         bias: false,
         cut: Cut::Vocabulary,
+        share: None,
     };
     let tied = config.flag("tie_word_embeddings", variant.default_tied)?;
     Ok(Decoder {
@@ -76,14 +77,17 @@ pub(super) fn decoder(config: Config<'_>, family: &str, variant: &Variant) -> Re
         vocab_size,
         hidden_size: shape.hidden,
         max_context: config.optional_count("max_position_embeddings")?.unwrap_or(variant.default_context),
-        embedding: Embedding { name: "model.embed_tokens".into() },
+        embedding: Some(table("model.embed_tokens")),
         layers: windows
             .into_iter()
             .enumerate()
             .map(|(index, window)| layer(&shape, &format!("model.layers.{index}"), variant, &rope, window))
             .collect(),
-        final_norm: Norm::Rms { name: "model.norm".into(), epsilon: shape.epsilon },
-        head: (!tied).then_some(head),
+        output: Some(Output {
+            norm: Norm::Rms { name: "model.norm".into(), epsilon: shape.epsilon },
+            head: table(if tied { "model.embed_tokens" } else { "lm_head" }),
+            tied,
+        }),
     })
 }
 
@@ -160,6 +164,7 @@ fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: 
         outputs: heads * shape.head_dim,
         bias: variant.qkv_bias,
         cut: Cut::Heads(shape.head_dim),
+        share: None,
     };
     let norm = |name: &str| {
         let norm = Norm::Rms { name: format!("{path}.{name}"), epsilon: shape.epsilon };
@@ -179,6 +184,7 @@ fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: 
             outputs: shape.hidden,
             bias: variant.output_bias,
             cut: Cut::RowHeads(shape.head_dim),
+            share: None,
         },
         query_norm: norm("q_norm"),
         key_norm: norm("k_norm"),
@@ -186,6 +192,7 @@ fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: 
         window,
         soft_cap: None,
         sinks: None,
+        share: None,
     }
 }
 
@@ -196,6 +203,7 @@ fn gated(shape: &Shape, path: &str, bias: bool) -> FeedForward {
         outputs,
         bias,
         cut,
+        share: None,
     };
     FeedForward::Gated {
         gate: linear("gate_proj", shape.hidden, shape.intermediate, Cut::Column),

@@ -126,7 +126,14 @@ fn normal(random: &mut ChaCha8Rng, shape: &[usize]) -> Array {
 }
 
 fn attention(heads: [usize; 2], head_dim: usize) -> Attention {
-    let linear = || Linear { name: String::new(), inputs: 0, outputs: 0, bias: false, cut: Cut::Replicated };
+    let linear = || Linear {
+        name: String::new(),
+        inputs: 0,
+        outputs: 0,
+        bias: false,
+        cut: Cut::Replicated,
+        share: None,
+    };
     Attention {
         heads: heads[0],
         kv_heads: heads[1],
@@ -142,6 +149,7 @@ fn attention(heads: [usize; 2], head_dim: usize) -> Attention {
         window: None,
         soft_cap: None,
         sinks: None,
+        share: None,
     }
 }
 

@@ -141,7 +141,9 @@ impl Drafter {
     fn step(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<SampledTokens> {
         let spans = plan.sampled();
         let ids = match self.model.forward(plan, previous, self.cache.as_mut())? {
-            StepOutput::Logits(logits) | StepOutput::Computed(logits) => logits.argmax(-1, false)?,
+            StepOutput::Logits(logits) | StepOutput::Computed(logits) | StepOutput::Hidden(logits) => {
+                logits.argmax(-1, false)?
+            }
         };
         Ok(SampledTokens { spans, ids })
     }

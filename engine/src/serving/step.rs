@@ -100,7 +100,7 @@ fn launch(
 fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<Outcome> {
     let spans = plan.sampled();
     let logits = match engine.model.forward(plan, previous, engine.cache.as_mut())? {
-        StepOutput::Computed(hidden) => {
+        StepOutput::Computed(hidden) | StepOutput::Hidden(hidden) => {
             async_eval(&[&hidden])?;
             return Ok(Outcome::Computed(hidden));
         }

@@ -49,13 +49,13 @@ fn llama_names_sizes_and_cuts_every_weight() {
     assert!((attention.scale - 0.25).abs() < 1e-7);
     let FeedForward::Gated { down, .. } = &decoder.layers[0].feed_forward;
     assert_eq!((down.inputs, down.outputs, down.cut), (96, 64, Cut::Row));
-    let head = decoder.head.expect("untied");
+    let head = decoder.output.expect("a whole decoder").head;
     assert_eq!((head.name.as_str(), head.outputs, head.cut), ("lm_head", 32, Cut::Vocabulary));
 }
 
 #[test]
-fn a_tied_head_is_absent() {
-    assert!(describe(json!({"tie_word_embeddings": true})).head.is_none());
+fn a_tied_head_is_the_embedding() {
+    assert!(describe(json!({"tie_word_embeddings": true})).output.is_some_and(|output| output.tied));
 }
 
 #[test]

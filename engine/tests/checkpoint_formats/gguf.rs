@@ -82,7 +82,7 @@ fn a_file_describes_a_decoder() {
     let checkpoint = open(&tiny());
     let decoder = families::describe(checkpoint.config()).expect("a decoder");
     assert_eq!((decoder.layers.len(), decoder.vocab_size, decoder.max_context), (1, 4, 64));
-    assert!(decoder.head.is_none(), "no output tensor means a tied head");
+    assert!(decoder.output.is_some_and(|output| output.tied), "no output tensor means a tied head");
     assert_eq!(checkpoint.config()["rms_norm_eps"], json!(1e-5));
     assert_eq!(checkpoint.config()["eos_token_id"], json!(0));
 }

@@ -59,7 +59,7 @@ fn its_weights_are_four_and_eight_bit() {
     let checkpoint = open();
     let decoder = families::describe(checkpoint.config()).expect("a decoder");
     assert_eq!((decoder.layers.len(), decoder.hidden_size, decoder.vocab_size), (30, 576, 49152));
-    assert!(decoder.head.is_none());
+    assert!(decoder.output.is_some_and(|output| output.tied));
     let of = |module| checkpoint.quantization().for_module(module);
     assert_eq!(of("model.layers.29.mlp.down_proj"), Some(Quantization { bits: 4, group_size: 32 }));
     assert_eq!(of("model.embed_tokens"), Some(Quantization { bits: 8, group_size: 32 }));

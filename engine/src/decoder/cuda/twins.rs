@@ -198,7 +198,14 @@ fn attention(
     (dims, traditional, magnitude): (usize, bool, f32),
     norms: Option<Dtype>,
 ) -> AttentionWeights {
-    let linear = || Linear { name: String::new(), inputs: 1, outputs: 1, bias: false, cut: Cut::Replicated };
+    let linear = || Linear {
+        name: String::new(),
+        inputs: 1,
+        outputs: 1,
+        bias: false,
+        cut: Cut::Replicated,
+        share: None,
+    };
     let weights =
         || LinearWeights { matrix: MatrixWeights::Dense(normal(&[1, 1], Dtype::Float32)), bias: None };
     let norm = || norms.map(|dtype| NormWeights { weight: normal(&[head_dim as i32], dtype), epsilon: 1e-6 });
@@ -233,6 +240,7 @@ fn attention(
             window: None,
             soft_cap: None,
             sinks: None,
+            share: None,
         },
     }
 }
