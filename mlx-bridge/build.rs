@@ -3,6 +3,8 @@
 //! Knows nothing of what the bridge does. Which MLX is used is decided by
 //! `MLXCEL_MLX_DIR`, the feature `mlx-source`, and else `mlx.lock.toml`.
 
+#[path = "build/driver.rs"]
+mod driver;
 #[path = "build/link.rs"]
 mod link;
 #[path = "build/locate.rs"]
@@ -50,6 +52,9 @@ fn compile(mlx: &Mlx, target: &Target) {
     }
     if target.backend == Backend::Cpu {
         build.define("MLXCEL_CPU_BACKEND", None);
+    }
+    if target.backend == Backend::Cuda {
+        build.define("MLXCEL_CUDA_BACKEND", None);
     }
     if mlx.is_static {
         build.define("MLX_STATIC", None);

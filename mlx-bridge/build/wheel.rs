@@ -10,7 +10,8 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
-use crate::target::{Target, cargo_env};
+use crate::driver;
+use crate::target::{Backend, Target, cargo_env};
 
 /// `mlx.lock.toml`.
 pub(crate) struct Lock {
@@ -73,7 +74,9 @@ pub(crate) fn unpacked(target: &Target) -> Result<PathBuf, String> {
     let lock = Lock::read()?;
     let wheel = lock.wheel_for(target)?;
     let cache = cache_dir()?.join("mlx");
-    let name = format!("{}-{}", wheel.file.trim_end_matches(".whl"), &wheel.sha256[..12]);
+    let edited = target.backend == Backend::Cuda && target.os == "linux";
+    let suffix = if edited { "-driver-optional" } else { "" };
+    let name = format!("{}-{}{suffix}", wheel.file.trim_end_matches(".whl"), &wheel.sha256[..12]);
     let entry = cache.join(&name);
     if entry.is_dir() {
         return Ok(entry);
@@ -88,7 +91,12 @@ pub(crate) fn unpacked(target: &Target) -> Result<PathBuf, String> {
         return Ok(entry);
     }
     let partial = cache.join(format!("{name}.partial-{}", std::process::id()));
-    let fetched = fetch(&lock, wheel, &partial);
+    let fetched = fetch(&lock, wheel, &partial).and_then(|tree| {
+        if edited {
+            driver::make_optional(&tree.join("mlx/lib/libmlx.so"))?;
+        }
+        Ok(tree)
+    });
     let done = fetched.and_then(|tree| fs::rename(&tree, &entry).map_err(|e| failed("create", &entry, e)));
     // Left-overs of a failed fetch only cost space: the next one makes its own folder.
     let _ = fs::remove_dir_all(&partial);

@@ -1,6 +1,16 @@
 // Devices, streams and memory.
 #include "mlxcel-mlx-bridge/src/ffi.rs.h"
 
+#if defined(MLXCEL_CUDA_BACKEND) && defined(__linux__)
+#include <dlfcn.h>
+
+// MLX's library does not name the driver it calls (build/driver.rs): it is looked up among what is loaded for all, when
+// it is first called. Where there is none, what MLX says of the GPU is an error like any other.
+__attribute__((constructor)) static void load_driver() {
+  dlopen("libcuda.so.1", RTLD_LAZY | RTLD_GLOBAL);
+}
+#endif
+
 namespace mlxcel {
 
 namespace {
