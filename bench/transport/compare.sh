@@ -7,6 +7,10 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlxcel/bench/transport
 command -v iperf3 >/dev/null || { echo "iperf3 is not installed: apt install iperf3" >&2; exit 1; }
+for library in libibverbs.so.1 librdmacm.so.1; do
+  ldconfig -p | grep -q "$library" ||
+    { echo "Mooncake needs $library: apt install libibverbs1 librdmacm1" >&2; exit 1; }
+done
 if [ ! -f "$cache/ready" ]; then
   mkdir -p "$cache"
   python3 -m venv "$cache/venv"

@@ -12,8 +12,10 @@ use support::checkpoint::Tiny;
 use support::{mlxcel, smollm2, succeed, text};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 11] =
-    ["run", "generate", "serve", "node", "router", "download", "list", "rm", "inspect", "arch", "convert"];
+const COMMANDS: [&str; 12] = [
+    "run", "generate", "serve", "node", "router", "link", "download", "list", "rm", "inspect", "arch",
+    "convert",
+];
 
 fn json(output: &str) -> Value {
     serde_json::from_str(output).expect("the output is JSON")

@@ -2,10 +2,14 @@
 //!
 //! Flag names follow llama.cpp where it has them. Parses and validates; `commands` acts.
 
+#[cfg(feature = "distributed")]
+mod link;
 mod model;
 mod network;
 mod sampling;
 
+#[cfg(feature = "distributed")]
+pub(crate) use link::LinkArgs;
 pub(crate) use model::{LoadingArgs, ModelArgs, PromptArgs, TraceArgs, parse_device};
 pub(crate) use network::{ClusterArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs};
 pub(crate) use sampling::SamplingArgs;
@@ -39,6 +43,9 @@ pub(crate) enum Command {
     Node(NodeArgs),
     /// Be the front door: find nodes and serve the OpenAI API over them.
     Router(RouterArgs),
+    /// Measure the ways to another host; say which one is taken, and why.
+    #[cfg(feature = "distributed")]
+    Link(LinkArgs),
     /// Fetch a model into the store.
     Download(DownloadArgs),
     /// List the models in the store.
@@ -68,6 +75,8 @@ impl Command {
             // These start a worker for every device.
             Self::Node(args) => Some(&args.device),
             Self::Serve(args) => Some(&args.model.device),
+            #[cfg(feature = "distributed")]
+            Self::Link(_) => None,
             Self::Router(_)
             | Self::Download(_)
             | Self::List(_)

@@ -5,6 +5,8 @@ mod convert;
 mod generate;
 mod generation;
 mod inspect;
+#[cfg(feature = "distributed")]
+mod link;
 mod loading;
 mod run;
 mod serving;
@@ -24,6 +26,8 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Serve(args) => serving::serve(args).await?,
         Command::Node(args) => serving::node(args).await?,
         Command::Router(args) => serving::router(args).await?,
+        #[cfg(feature = "distributed")]
+        Command::Link(args) => link::run(args).await?,
         Command::Worker(args) => return serving::worker(&args),
         Command::Download(args) => store::download(args).await?,
         Command::List(args) => store::list(args).await?,
