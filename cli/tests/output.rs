@@ -12,9 +12,9 @@ use support::checkpoint::Tiny;
 use support::{mlxcel, smollm2, succeed, text};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
-    "run", "generate", "serve", "node", "router", "link", "download", "list", "rm", "inspect", "arch",
-    "convert",
+const COMMANDS: [&str; 13] = [
+    "run", "generate", "serve", "node", "router", "link", "plan", "download", "list", "rm", "inspect",
+    "arch", "convert",
 ];
 
 fn json(output: &str) -> Value {
@@ -276,4 +276,42 @@ fn a_server_that_is_asked_to_end_leaves_a_whole_trace_of_its_worker() {
     server.terminate();
     assert_eq!(server.wait(), Some(0));
     assert!(trace_events(std::path::Path::new(&path)).0.contains("wait"));
+}
+
+/// A description of two hosts, of which the first is faster.
+fn two_hosts(dir: &TempDir) -> String {
+    let path = dir.path().join("cluster.toml");
+    let host = |name: &str, rate: u32| {
+        format!(
+            "[[host]]\nname = \"{name}\"\ndevice = [{{ memory_gb = 8, bandwidth_gb_s = {rate}, tflops = 10 }}]\n"
+        )
+    };
+    std::fs::write(&path, host("fast", 200) + &host("slow", 50)).expect("it is written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_plan_names_the_devices_and_their_layers() {
+    let dir = TempDir::new().expect("a directory");
+    let cluster = two_hosts(&dir);
+    let plan = json(&succeed(mlxcel().args(["plan", &smollm2(), "--cluster", &cluster, "--json"])));
+    let stage = &plan["replicas"][0]["stages"][0];
+    assert_eq!(stage["layers"], serde_json::json!({ "start": 0, "end": 30 }));
+    assert_eq!(stage["ranks"][0]["host"], "fast");
+    assert!(plan["tokens_per_second"].as_f64().is_some_and(|rate| rate > 100.0), "{plan}");
+    let text = succeed(mlxcel().args(["plan", &smollm2(), "--cluster", &cluster]));
+    assert!(text.contains("layers 1-30") && text.contains("fast:0"), "{text}");
+}
+
+#[test]
+fn a_model_that_fits_nowhere_is_said_to_lack_memory() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("cluster.toml");
+    let text =
+        "[[host]]\nname = \"small\"\ndevice = [{ memory_gb = 0.05, bandwidth_gb_s = 10, tflops = 1 }]\n";
+    std::fs::write(&path, text).expect("it is written");
+    let output = mlxcel().args(["plan", &smollm2(), "--cluster"]).arg(&path).output().expect("mlxcel runs");
+    assert_eq!(output.status.code(), Some(1));
+    let said = support::text(&output.stderr);
+    assert!(said.starts_with("error: the model needs ") && said.lines().count() == 1, "{said}");
 }

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod link;
 pub mod membership;
 pub mod paths;
+pub mod placement;
 mod storage;
 mod sys;
 pub mod tls;

@@ -20,6 +20,7 @@ pub mod sampling;
 pub mod schedule;
 mod score;
 mod serving;
+mod sizes;
 pub mod speculation;
 pub mod text;
 pub mod toy;
@@ -41,4 +42,5 @@ pub use request::{
 };
 pub use score::{Scored, Scorer};
 pub use serving::{LoadError, load};
+pub use sizes::{Sizes, sizes};
 pub use trace::Trace;

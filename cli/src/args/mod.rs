@@ -6,12 +6,14 @@
 mod link;
 mod model;
 mod network;
+mod plan;
 mod sampling;
 
 #[cfg(feature = "distributed")]
 pub(crate) use link::LinkArgs;
 pub(crate) use model::{LoadingArgs, ModelArgs, PromptArgs, TraceArgs, parse_device};
 pub(crate) use network::{ClusterArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs};
+pub(crate) use plan::PlanArgs;
 pub(crate) use sampling::SamplingArgs;
 
 use std::path::PathBuf;
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     /// Measure the ways to another host; say which one is taken, and why.
     #[cfg(feature = "distributed")]
     Link(LinkArgs),
+    /// Say which devices would hold which part of a model, and how fast at most.
+    Plan(PlanArgs),
     /// Fetch a model into the store.
     Download(DownloadArgs),
     /// List the models in the store.
@@ -78,6 +82,7 @@ impl Command {
             #[cfg(feature = "distributed")]
             Self::Link(_) => None,
             Self::Router(_)
+            | Self::Plan(_)
             | Self::Download(_)
             | Self::List(_)
             | Self::Rm(_)

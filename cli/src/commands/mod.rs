@@ -8,6 +8,7 @@ mod inspect;
 #[cfg(feature = "distributed")]
 mod link;
 mod loading;
+mod plan;
 mod run;
 mod serving;
 mod store;
@@ -29,6 +30,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         #[cfg(feature = "distributed")]
         Command::Link(args) => link::run(args).await?,
         Command::Worker(args) => return serving::worker(&args),
+        Command::Plan(args) => plan::run(args).await?,
         Command::Download(args) => store::download(args).await?,
         Command::List(args) => store::list(args).await?,
         Command::Rm(args) => store::remove(args).await?,
