@@ -20,13 +20,17 @@ const PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "llvm"];
 const WINDOWS: &str = "x86_64-pc-windows-msvc";
 const MACOS: &str = "aarch64-apple-darwin";
 
-/// Type-checks the program as Windows builds it. C and C++ are left out: stand-ins take the
-/// compiler's place.
+/// Type-checks the program as Windows builds it: a standalone node, and with the distributed parts over TCP and QUIC. C
+/// and C++ are left out: stand-ins take the compiler's place.
 pub(crate) fn check_windows() -> Result<()> {
     compiler()?;
+    ["standalone", "cpu,quic-distributed"].into_iter().try_for_each(check_windows_with)
+}
+
+fn check_windows_with(features: &str) -> Result<()> {
     let stand_in = |name: &str| files().join(name);
     let mut command = Command::new(CARGO);
-    command.args(["check", "-p", "mlxcel", "--no-default-features", "--features", "standalone"]);
+    command.args(["check", "-p", "mlxcel", "--no-default-features", "--features", features]);
     let target = WINDOWS.replace('-', "_");
     command.env(format!("CC_{target}"), stand_in("stub-cc"));
     command.env(format!("CXX_{target}"), stand_in("stub-cc"));
@@ -46,7 +50,7 @@ pub(crate) fn link_macos() -> Result<()> {
     let path = output(Command::new("sh").args(["-c", "printf %s \"$PATH\""]))?;
     let mut command = Command::new(bin.join("cargo-zigbuild"));
     command
-        .args(["zigbuild", "-p", "mlxcel", "--no-default-features", "--features", "metal,distributed"])
+        .args(["zigbuild", "-p", "mlxcel", "--no-default-features", "--features", "metal,quic-distributed"])
         .env("PATH", format!("{}:{}:{path}", bin.display(), files().display()))
         .env("CARGO", CARGO)
         .env("CARGO_PROFILE_DEV_STRIP", "none")
