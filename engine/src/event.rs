@@ -121,6 +121,9 @@ pub enum GenerateError {
     /// The request's deadline has passed.
     #[error("{0}")]
     DeadlineExceeded(String),
+    /// Part of the engine was lost: another rank of its replica. Nothing is wrong with the request.
+    #[error("{0}")]
+    Lost(String),
     /// The engine itself failed.
     #[error("{0}")]
     Internal(String),

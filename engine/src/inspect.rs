@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::api::{LoadOptions, Quantization};
 use crate::checkpoint::Checkpoint;
 use crate::decoder::{Execution, kv_bytes_per_token};
+use crate::described::described;
 use crate::device::{Device, DeviceInfo};
-use crate::families;
 use crate::serving::LoadError;
 
 /// What a model needs.
@@ -58,10 +58,7 @@ impl Inspection {
 /// As for [`crate::load`], for everything that can be found wrong without reading the weights.
 pub fn inspect(path: &Path, options: &LoadOptions) -> Result<Inspection, LoadError> {
     let device = Device::choose(options.device)?;
-    let mut checkpoint = Checkpoint::open(path)?;
-    let family = |reason| LoadError::Family { path: path.to_owned(), reason };
-    let decoder = families::describe(checkpoint.config()).map_err(family)?;
-    checkpoint.rename(&families::weight_name);
+    let (checkpoint, decoder) = described(path)?;
     let context_tokens = options.context_tokens.map_or(decoder.max_context, |tokens| tokens as usize);
     Ok(Inspection {
         path: path.to_owned(),

@@ -7,6 +7,7 @@ mod api;
 pub mod blocks;
 pub mod checkpoint;
 pub mod decoder;
+mod described;
 mod device;
 mod event;
 pub mod families;
@@ -15,6 +16,7 @@ mod inspect;
 mod kv;
 mod rank;
 pub mod ranks;
+pub mod replica;
 mod request;
 pub mod sampling;
 pub mod schedule;
@@ -35,12 +37,11 @@ pub use event::{
 };
 pub use inspect::{Inspection, inspect};
 pub use mlxcel_kernels::{KvDtype, UnknownKvDtype};
-pub use rank::{Rank, RankOptions, RankOutput};
 pub use request::{
     AnswerOptions, ChatPrompt, Grammar, Limits, PRIORITIES, Prompt, RepetitionLimit, Request, SamplingParams,
     ToolChoice, Turn,
 };
 pub use score::{Scored, Scorer};
-pub use serving::{LoadError, load};
+pub use serving::{LoadError, load, load_leader};
 pub use sizes::{Sizes, sizes};
 pub use trace::Trace;

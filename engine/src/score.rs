@@ -10,10 +10,9 @@ use mlxcel_mlx_bridge::Dtype;
 
 use crate::api::{LoadOptions, LoadStep};
 use crate::blocks::{BlockStore, BlockTable, blocks_for};
-use crate::checkpoint::Checkpoint;
 use crate::decoder::{Model, StepOutput};
+use crate::described::described;
 use crate::device::Device;
-use crate::families;
 use crate::kv::KvCache;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
 use crate::serving::LoadError;
@@ -55,10 +54,7 @@ impl Scorer {
     ) -> Result<Self, LoadError> {
         let device = Device::choose(options.device)?;
         device.make_default()?;
-        let mut checkpoint = Checkpoint::open(path)?;
-        let family = |reason| LoadError::Family { path: path.to_owned(), reason };
-        let description = families::describe(checkpoint.config()).map_err(family)?;
-        checkpoint.rename(&families::weight_name);
+        let (checkpoint, description) = described(path)?;
         let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
         let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;

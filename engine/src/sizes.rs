@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
 use crate::decoder::{Decoder, Layer, Linear, Mixer, kv_bytes_per_token};
-use crate::families;
+use crate::described::described;
 use crate::serving::LoadError;
 
 /// Sizes of a model's parts.
@@ -35,10 +35,7 @@ pub struct Sizes {
 /// # Errors
 /// As of [`load`](crate::load), for everything that can be found wrong without reading the weights.
 pub fn sizes(path: &Path) -> Result<Sizes, LoadError> {
-    let mut checkpoint = Checkpoint::open(path)?;
-    let family = |reason| LoadError::Family { path: path.to_owned(), reason };
-    let decoder = families::describe(checkpoint.config()).map_err(family)?;
-    checkpoint.rename(&families::weight_name);
+    let (checkpoint, decoder) = described(path)?;
     let layers = decoder.layers.len();
     let layer = |at: usize| bytes_under(&checkpoint, &format!("model.layers.{at}."));
     let table = |linear: Option<&Linear>| {

@@ -107,6 +107,7 @@ pub(crate) fn event(event: Event) -> (v1::GenerateEvent, bool) {
                 GenerateError::Invalid(_) => FailureKind::InvalidRequest,
                 GenerateError::Overloaded(_) => FailureKind::Overloaded,
                 GenerateError::DeadlineExceeded(_) => FailureKind::DeadlineExceeded,
+                GenerateError::Lost(_) => FailureKind::WorkerLost,
                 GenerateError::Internal(_) => FailureKind::Internal,
             };
             generate_event::Kind::Failed(failure(kind, error.to_string()))

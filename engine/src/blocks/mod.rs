@@ -10,6 +10,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 pub use store::{BlockStore, OutOfBlocks};
 pub use table::BlockTable;
 
@@ -17,7 +19,20 @@ pub use table::BlockTable;
 pub const BLOCK_TOKENS: usize = 32;
 
 /// Names a block of the pool: `0..BlockStore::total()`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    bytemuck::Pod,
+    bytemuck::Zeroable,
+    Serialize,
+    Deserialize,
+)]
 #[repr(transparent)]
 pub struct BlockId(pub u32);
 
@@ -25,7 +40,7 @@ pub struct BlockId(pub u32);
 ///
 /// Copies of a step are done in the order they were asked for: the target of one may have been the source of
 /// an earlier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockCopy {
     /// Block to read.
     pub from: BlockId,

@@ -6,14 +6,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::blocks::{BlockCopy, BlockId};
 
 /// Names a sequence for as long as its engine lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SequenceId(pub u64);
 
 /// A token to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Token {
     /// This one.
     Known(u32),
@@ -22,7 +24,7 @@ pub enum Token {
 }
 
 /// The tokens one step computes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StepPlan {
     /// One span a sequence.
     pub spans: Vec<Span>,
@@ -31,7 +33,7 @@ pub struct StepPlan {
 }
 
 /// Consecutive tokens of one sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// Whose tokens these are.
     pub sequence: SequenceId,

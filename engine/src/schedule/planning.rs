@@ -60,11 +60,13 @@ impl Scheduler {
         }
     }
 
-    /// Plans the next token of every sequence that has just one; true when sequences had to give way.
+    /// Plans the next token of every sequence that has just one, or of this step's part of them; true when sequences
+    /// had to give way.
     fn decode(&mut self, plan: &mut StepPlan, now: Duration) -> bool {
         let before = self.running.len();
+        let most = before.div_ceil(self.limits.stages.max(1));
         let mut at = 0;
-        while at < self.running.len() {
+        while at < self.running.len() && plan.spans.len() < most {
             if self.running[at].pending() == 1 && self.grow(at, plan, now) {
                 self.grow_for_guesses(at, plan);
                 self.compute(at, 1, plan);
@@ -147,12 +149,12 @@ impl Scheduler {
         }
     }
 
-    /// Plans chunks of prompts, by rank.
+    /// Plans chunks of prompts, by rank. What has no room is for another step of the pipeline to decode.
     fn prefill(&mut self, plan: &mut StepPlan, mut budget: usize) {
         rank(&mut self.running);
         for at in 0..self.running.len() {
             let count = self.running[at].pending().min(budget);
-            if count > 0 {
+            if count > 0 && self.running[at].lacking(count) == 0 {
                 budget -= count;
                 self.compute(at, count, plan);
             }

@@ -22,6 +22,9 @@ pub struct SchedulerLimits {
     pub step_tokens: usize,
     /// After how long sequences that are passed over count as one priority higher.
     pub ageing: Duration,
+    /// Steps that are computed at a time, each by another stage of a pipeline: a step decodes so large a part of the
+    /// running sequences, and the others are for the steps beside it.
+    pub stages: usize,
 }
 
 /// The waiting and the running sequences, and their blocks.

@@ -13,7 +13,7 @@ use crate::blocks::{BLOCK_TOKENS, BlockStore};
 const NOW: Duration = Duration::ZERO;
 
 fn scheduler(max_sequences: usize, step_tokens: usize, blocks: usize) -> Scheduler {
-    let limits = SchedulerLimits { max_sequences, step_tokens, ageing: Duration::from_secs(1) };
+    let limits = SchedulerLimits { max_sequences, step_tokens, ageing: Duration::from_secs(1), stages: 1 };
     Scheduler::new(limits, BlockStore::new(blocks))
 }
 

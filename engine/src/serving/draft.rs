@@ -5,10 +5,9 @@
 use super::drafter::DraftLimits;
 use super::load::LoadError;
 use crate::api::{DraftOptions, LoadStep};
-use crate::checkpoint::Checkpoint;
 use crate::decoder::Model;
+use crate::described::described;
 use crate::device::Device;
-use crate::families;
 use crate::text::TextCodec;
 
 /// The draft model, and its limits in steps of a number of tokens.
@@ -25,10 +24,7 @@ pub(super) fn load(
     progress: &mut dyn FnMut(LoadStep),
 ) -> Result<Draft, LoadError> {
     let path = &options.path;
-    let mut checkpoint = Checkpoint::open(path)?;
-    let family = |reason| LoadError::Family { path: path.clone(), reason };
-    let description = families::describe(checkpoint.config()).map_err(family)?;
-    checkpoint.rename(&families::weight_name);
+    let (checkpoint, description) = described(path)?;
     let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
     let own = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
     if let Some(reason) = difference(codec, &own) {

@@ -12,20 +12,23 @@ use super::command::SharedState;
 use super::delivery::TraceRows;
 use super::draft;
 use super::drafter::Drafter;
+use super::executor::Local;
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
 use crate::blocks::{BLOCK_TOKENS, BlockStore, blocks_for};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::CheckpointError;
 use crate::decoder::{Model, WeightError};
+use crate::described::described;
 use crate::device::{Device, DeviceError};
-use crate::families::{self, FamilyError};
+use crate::families::FamilyError;
+use crate::replica::JoinError;
 use crate::schedule::{Scheduler, SchedulerLimits};
 use crate::text::{TextCodec, TextError};
 use crate::trace::Trace;
 
 /// Most sequences in one step, unless the options say otherwise: on a CPU, and on a GPU, where they share the
 /// reading of the weights.
-const DEFAULT_MAX_SEQUENCES: [u32; 2] = [16, 256];
+pub(super) const DEFAULT_MAX_SEQUENCES: [u32; 2] = [16, 256];
 
 /// Most tokens in one step, on a CPU and on a GPU: what keeps a decode token from waiting long for others' prompts,
 /// and what a device needs to be busy.
@@ -33,7 +36,7 @@ const STEP_TOKENS: [usize; 2] = [512, 2048];
 
 /// After how long requests that are passed over count as one priority higher: a distance of one costs the lower one
 /// at most this time a turn.
-const AGEING: Duration = Duration::from_secs(5);
+pub(super) const AGEING: Duration = Duration::from_secs(5);
 
 /// Share of the memory left after the weights that KV caches may take.
 const KV_MEMORY_SHARE: f64 = 0.6;
@@ -79,6 +82,9 @@ pub enum LoadError {
         /// Where they differ.
         reason: String,
     },
+    /// The ranks of a replica do not find together.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// MLX refused.
     #[error(transparent)]
     Mlx(#[from] mlxcel_mlx_bridge::Error),
@@ -96,16 +102,27 @@ pub fn load(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadStep),
 ) -> Result<Box<dyn Engine>, LoadError> {
-    let (step_sender, steps) = mpsc::channel();
     let (path, options) = (path.to_owned(), options.clone());
+    let start = move |progress: &mut dyn FnMut(LoadStep)| Loaded::new(&path, &options, progress)?.start();
+    Ok(Box::new(on_thread(start, progress)?))
+}
+
+/// Has `start` load a model on the thread that will run its engine.
+pub(super) fn on_thread(
+    start: impl FnOnce(&mut dyn FnMut(LoadStep)) -> Result<(EngineThread, EngineHandle), LoadError>
+    + Send
+    + 'static,
+    progress: &mut dyn FnMut(LoadStep),
+) -> Result<EngineHandle, LoadError> {
+    let (step_sender, steps) = mpsc::channel();
     let (result_sender, results) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
             // The caller waits for the result: a failed send means it has panicked.
-            let loaded = Loaded::new(&path, &options, &mut |step| drop(step_sender.send(step)));
+            let started = start(&mut |step| drop(step_sender.send(step)));
             drop(step_sender);
-            match loaded.and_then(Loaded::start) {
+            match started {
                 Ok((thread, handle)) => {
                     if result_sender.send(Ok(handle)).is_ok() {
                         thread.run();
@@ -119,7 +136,7 @@ pub fn load(
         progress(step);
     }
     let handle = results.recv().map_err(|_| LoadError::Thread("died while loading".to_owned()))??;
-    Ok(Box::new(handle.joined(thread)))
+    Ok(handle.joined(thread))
 }
 
 /// Everything a model needs to run.
@@ -143,10 +160,7 @@ impl Loaded {
     ) -> Result<Self, LoadError> {
         let device = Device::choose(options.device)?;
         device.make_default()?;
-        let mut checkpoint = Checkpoint::open(path)?;
-        let family = |reason| LoadError::Family { path: path.to_owned(), reason };
-        let description = families::describe(checkpoint.config()).map_err(family)?;
-        checkpoint.rename(&families::weight_name);
+        let (checkpoint, description) = described(path)?;
         let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
         let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
         let context_tokens = context(options, description.max_context)?;
@@ -169,7 +183,7 @@ impl Loaded {
         let drafter = draft.map(|(draft, limits)| Drafter::new(draft, blocks, limits(step_tokens)));
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
-        let limits = SchedulerLimits { max_sequences, step_tokens, ageing: AGEING };
+        let limits = SchedulerLimits { max_sequences, step_tokens, ageing: AGEING, stages: 1 };
         let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
         Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, drafter, trace })
@@ -181,20 +195,21 @@ impl Loaded {
         let scheduler = Scheduler::new(self.limits, BlockStore::new(self.blocks));
         let codec = Arc::new(self.codec);
         let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
-        let thread = EngineThread::new((self.model, codec), scheduler, receiver, state, self.trace)
+        let executor = Box::new(Local::new(self.model, self.blocks));
+        let thread = EngineThread::new((executor, codec), scheduler, receiver, state, self.trace)
             .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
         Ok((thread.guessing(self.lookup_tokens, self.drafter), handle))
     }
 }
 
 /// Rows named after the model, for its two threads.
-fn trace_rows(trace: &Arc<Trace>, path: &Path) -> TraceRows {
+pub(super) fn trace_rows(trace: &Arc<Trace>, path: &Path) -> TraceRows {
     let model = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let row = |of: &str| trace.track(&format!("{model}: {of}"));
     TraceRows { trace: Arc::clone(trace), steps: row("steps"), delivery: row("delivery") }
 }
 
-fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {
+pub(super) fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     match options.context_tokens {
         Some(asked) if asked > limit => Err(LoadError::Context { asked, limit }),

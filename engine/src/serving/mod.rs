@@ -10,7 +10,9 @@ mod compiling;
 mod delivery;
 mod draft;
 mod drafter;
+mod executor;
 mod guessing;
+mod lead;
 mod load;
 mod opening;
 mod preparing;
@@ -23,4 +25,6 @@ mod step;
 mod stream;
 mod thread;
 
+pub(crate) use executor::StepExecutor;
+pub use lead::load_leader;
 pub use load::{LoadError, load};

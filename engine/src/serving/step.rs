@@ -2,7 +2,8 @@
 //!
 //! Where tokens are chosen as part of the step's graph, the next step is planned and launched before anyone
 //! reads them: the device never waits for the host. That is so on the CPU for every sequence, on GPUs where
-//! all are decoded greedily; else the logits are read and the next step waits for the choice.
+//! all are decoded greedily; else the logits are read and the next step waits for the choice. In a pipeline each stage
+//! has a step of its own, of other sequences, and a step waits for the choices of the one before that had its own.
 
 use std::time::Instant;
 
@@ -39,40 +40,45 @@ enum Outcome {
     Computed(Array),
 }
 
-/// Launches the next step if there is one, then reads the last. A step that fails ends the requests
-/// that were in it.
+/// Launches the next step if there is one, then reads what is done, or the first of what is under way. A step that
+/// fails ends the requests that were in it.
 pub(super) fn advance(engine: &mut EngineThread) {
-    let mut last = engine.launched.take();
-    if last.as_ref().is_some_and(|step| matches!(step.outcome, Outcome::Logits(..))) {
-        last.take().into_iter().for_each(|step| read(engine, step));
+    let (stages, chains) = (engine.executor.stages(), engine.executor.chains());
+    let decides = |step: &Launched| !chains || matches!(step.outcome, Outcome::Logits(..));
+    if stages == 1 && engine.launched.front().is_some_and(decides) {
+        read_first(engine);
     }
-    let previous = last.as_ref().and_then(|step| match &step.outcome {
-        Outcome::Tokens(tokens, _) => Some(tokens),
-        _ => None,
-    });
-    let next = launch(engine, previous);
-    if let Some(step) = last {
-        read(engine, step);
-    }
-    match next {
-        Ok(next) => engine.launched = next,
+    let launched = launch(engine);
+    let idle = !matches!(launched, Ok(Some(_)));
+    match launched {
+        Ok(next) => engine.launched.extend(next),
         Err((members, error)) => fail(engine, &members, &error.to_string()),
+    }
+    if idle {
+        read_first(engine);
+    }
+    // While the first step of a pipeline is read, every stage has another.
+    while engine.launched.len() > (stages - 1).max(1) {
+        read_first(engine);
     }
 }
 
-/// Waits for the step that still runs. Its arrays must not be dropped before: MLX writes to them.
-pub(super) fn settle(engine: &mut EngineThread) {
-    if let Some(step) = engine.launched.take() {
+fn read_first(engine: &mut EngineThread) {
+    if let Some(step) = engine.launched.pop_front() {
         read(engine, step);
+    }
+}
+
+/// Waits for the steps that still run. Their arrays must not be dropped before: MLX writes to them.
+pub(super) fn settle(engine: &mut EngineThread) {
+    while !engine.launched.is_empty() {
+        read_first(engine);
     }
 }
 
 type LaunchError = (Vec<Member>, mlxcel_mlx_bridge::Error);
 
-fn launch(
-    engine: &mut EngineThread,
-    previous: Option<&SampledTokens>,
-) -> Result<Option<Launched>, LaunchError> {
+fn launch(engine: &mut EngineThread) -> Result<Option<Launched>, LaunchError> {
     let begin = engine.recorder.begin();
     engine.guess();
     let plan = engine.scheduler.plan(engine.since_begin());
@@ -89,7 +95,7 @@ fn launch(
     }
     let (at, begin) = (Instant::now(), engine.recorder.begin());
     let decodes = plan.spans.iter().all(|span| span.samples == span.tokens.len()).then(|| plan.len());
-    let outcome = compute(engine, plan, previous);
+    let outcome = compute(engine, plan);
     engine.recorder.end("build", begin, figures);
     match outcome {
         Ok(outcome) => Ok(Some(Launched { members, decodes, at, outcome })),
@@ -97,9 +103,13 @@ fn launch(
     }
 }
 
-fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<Outcome> {
+fn compute(engine: &mut EngineThread, plan: StepPlan) -> Result<Outcome> {
     let spans = plan.sampled();
-    let logits = match engine.model.forward(plan, previous, engine.cache.as_mut())? {
+    let previous = engine.launched.back().and_then(|step| match &step.outcome {
+        Outcome::Tokens(tokens, _) => Some(tokens),
+        _ => None,
+    });
+    let logits = match engine.executor.forward(plan, previous)? {
         StepOutput::Computed(hidden) | StepOutput::Hidden(hidden) => {
             async_eval(&[&hidden])?;
             return Ok(Outcome::Computed(hidden));
@@ -109,7 +119,7 @@ fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledT
     let sequence = |span: &SampledSpan| engine.sequences.get(&span.sequence);
     // A sequence that has ended since counts as greedy: no one reads its token.
     let greedy = spans.iter().all(|span| sequence(span).is_none_or(|s| s.plain_greedy));
-    let (ids, choices) = match engine.model.execution {
+    let (ids, choices) = match engine.executor.execution() {
         _ if greedy => (logits.argmax(-1, false)?, None),
         Execution::Host => {
             let (ids, choices) = sample(&logits, &spans, states(engine, &spans))?;
@@ -121,8 +131,9 @@ fn compute(engine: &mut EngineThread, plan: StepPlan, previous: Option<&SampledT
         }
     };
     async_eval(&[&ids])?;
+    let chains = engine.executor.chains();
     for span in &spans {
-        let waits = engine.waits(span);
+        let waits = !chains || engine.waits(span);
         let expects = engine.sequences.get_mut(&span.sequence).is_some_and(Sequence::expects_another);
         if expects && !waits {
             engine.scheduler.append(span.sequence, Token::Awaited);
@@ -235,7 +246,10 @@ fn deliver(engine: &mut EngineThread, name: SequenceId, choice: RowChoice) {
 
 fn fail(engine: &mut EngineThread, members: &[Member], reason: &str) {
     for &(name, _) in members {
-        let error = GenerateError::Internal(format!("a step failed: {reason}"));
+        let error = match engine.executor.failure() {
+            Some(lost) => GenerateError::Lost(lost),
+            None => GenerateError::Internal(format!("a step failed: {reason}")),
+        };
         engine.end(name, Ending::Failed(error));
     }
 }

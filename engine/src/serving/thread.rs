@@ -1,6 +1,6 @@
 //! The engine's thread, and the handle through which everyone else talks to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use super::command::{Command, SharedState};
 use super::compiling::Compiling;
 use super::delivery::{Delivery, TraceRows, Update};
 use super::drafter::Drafter;
+use super::executor::StepExecutor;
 use super::opening::Opening;
 use super::preparing::prepare;
 use super::recorder::Recorder;
@@ -19,9 +20,7 @@ use super::speculation::CostMeter;
 use super::step::{Launched, advance, settle};
 use super::stream::Ending;
 use crate::api::{Engine, EngineState, EventSink};
-use crate::decoder::Model;
 use crate::event::{Event, GenerateError};
-use crate::kv::KvCache;
 use crate::request::Request;
 use crate::schedule::{Scheduler, SequenceId};
 use crate::text::TextCodec;
@@ -100,14 +99,13 @@ impl Drop for EngineHandle {
 
 /// What the thread owns.
 pub(super) struct EngineThread {
-    pub(super) model: Model,
-    pub(super) cache: Box<dyn KvCache>,
+    pub(super) executor: Box<dyn StepExecutor>,
     pub(super) scheduler: Scheduler,
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
     /// Requests of which only the first choice has been queued, by its name.
     pub(super) openings: BTreeMap<SequenceId, Opening>,
-    /// The step that runs now.
-    pub(super) launched: Option<Launched>,
+    /// The steps under way, the first to be done first.
+    pub(super) launched: VecDeque<Launched>,
     /// Most tokens to guess ahead from a sequence's own text.
     pub(super) lookup_tokens: usize,
     /// A model that guesses.
@@ -129,7 +127,7 @@ impl EngineThread {
     /// # Errors
     /// The operating system gives no thread for delivery.
     pub(super) fn new(
-        (model, codec): (Model, Arc<TextCodec>),
+        (executor, codec): (Box<dyn StepExecutor>, Arc<TextCodec>),
         scheduler: Scheduler,
         commands: Receiver<Command>,
         state: Arc<SharedState>,
@@ -137,12 +135,11 @@ impl EngineThread {
     ) -> std::io::Result<Self> {
         let recorder = Recorder::new(trace.is_some());
         Ok(Self {
-            cache: model.cache(scheduler.store().total()),
-            model,
+            executor,
             scheduler,
             sequences: BTreeMap::new(),
             openings: BTreeMap::new(),
-            launched: None,
+            launched: VecDeque::new(),
             lookup_tokens: 0,
             drafter: None,
             meter: CostMeter::new(),
@@ -286,6 +283,6 @@ impl EngineThread {
     fn publish(&self) {
         let store = self.scheduler.store();
         let held = (store.total() - store.available()) as u64;
-        self.state.publish(&self.scheduler, held * self.model.kv_block_bytes());
+        self.state.publish(&self.scheduler, held * self.executor.kv_block_bytes());
     }
 }

@@ -13,15 +13,12 @@ use mlxcel_transport::collective::{Group, GroupConfig};
 use mlxcel_transport::tcp::{Security, Tcp, TcpConfig};
 use mlxcel_transport::{Address, Channel, Domain, Kind, PeerId, Transport};
 
-use super::{Division, logits, text};
+use super::{Division, logits};
 use crate::decoder::{Execution, Place};
 use crate::ranks::{HostRanks, Ranks};
 
 /// Set in the process that is a rank: the task, which of them, stages, ranks a stage, execution.
 const ROLE: &str = "MLXCEL_TEST_RANK";
-
-/// What the last stage chose.
-const TOKENS: Channel = Channel(u32::MAX);
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
@@ -145,25 +142,6 @@ impl Member {
         block_on(self.end.send(to, Channel(2 * number), Bytes::from(bytes), soon())).expect("it fits");
     }
 
-    /// Tells the ranks of all other stages what the last one chose.
-    pub(super) fn tell_token(&self, token: u32) {
-        let own = self.stage() * self.division.ranks;
-        if self.rank != own {
-            return;
-        }
-        for other in &self.names[..own] {
-            let bytes = Bytes::copy_from_slice(&token.to_le_bytes());
-            block_on(self.end.send(*other, TOKENS, bytes, soon())).expect("it is there");
-        }
-    }
-
-    /// What the first rank of the last stage chose.
-    pub(super) fn token_of_last(&self) -> u32 {
-        let last = self.names[(self.division.stages - 1) * self.division.ranks];
-        let message = block_on(self.end.domain().receive(last, TOKENS, soon())).expect("it is there");
-        u32::from_le_bytes(message[..].try_into().expect("four bytes"))
-    }
-
     /// Waits for all others to have come to the end of a case: who leaves is lost to those that still compute.
     pub(super) fn meet(&self, number: u32) {
         let channel = Channel(2 * number + 1);
@@ -188,7 +166,6 @@ fn is_a_rank() {
     let member = Member::join(&role[1..]);
     match role[0] {
         "logits" => logits(&member),
-        "text" => text(&member),
         task => panic!("nobody knows how to {task}"),
     }
     println!("end");

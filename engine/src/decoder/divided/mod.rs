@@ -5,11 +5,9 @@
 
 mod logits;
 mod member;
-mod text;
 
 use super::Execution;
 use logits::logits;
-use text::text;
 
 /// How the model is divided, and how it is computed.
 #[derive(Clone, Copy, Debug)]

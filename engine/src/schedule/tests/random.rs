@@ -25,6 +25,7 @@ impl Workload {
             max_sequences: random.random_range(1..12),
             step_tokens: random.random_range(1..200),
             ageing: Duration::from_millis(random.random_range(1..500)),
+            stages: random.random_range(1..4),
         };
         let blocks = random.random_range(6..48);
         let prefixes =

@@ -1,7 +1,8 @@
 //! A scheduler, a device and requests, driven as the engine drives them: the next step is planned and launched
-//! before the last is read, unless a sequence of the last is sampled by the host.
+//! before the last is read, unless a sequence of the last is sampled by the host; with a pipeline, as many steps as it
+//! has stages are launched, and nobody awaits a token.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::super::*;
@@ -55,7 +56,7 @@ pub(super) struct World {
     device: Device,
     pub(super) live: BTreeMap<SequenceId, Live>,
     pub(super) ended: BTreeMap<SequenceId, (Live, End)>,
-    launched: Option<Launched>,
+    launched: VecDeque<Launched>,
     pub(super) now: Duration,
     /// Tokens computed for each client and twice those generated, leaving out what was computed again.
     pub(super) served: BTreeMap<u8, u64>,
@@ -75,7 +76,7 @@ impl World {
             device: Device::new(blocks),
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
-            launched: None,
+            launched: VecDeque::new(),
             now: Duration::ZERO,
             served: BTreeMap::new(),
             steps: 0,
@@ -117,38 +118,50 @@ impl World {
         for sequence in self.scheduler.expire(self.now) {
             self.end(sequence, End::Expired);
         }
-        let mut last = self.launched.take();
-        if last.as_ref().is_some_and(|step| step.by_host) {
-            last.take().into_iter().for_each(|step| self.read(step));
+        let pipelined = self.limits.stages > 1;
+        if !pipelined && self.launched.front().is_some_and(|step| step.by_host) {
+            self.read_first();
         }
-        let idle = last.is_none();
+        let idle = self.launched.is_empty();
         let plan = self.scheduler.plan(self.now);
         assert!(
             !(plan.is_empty() && idle && !self.live.is_empty()),
             "a step does nothing while requests wait"
         );
-        self.check(&plan, last.as_ref());
-        if !plan.is_empty() {
-            self.launched = Some(self.launch(&plan));
+        self.check(&plan);
+        if plan.is_empty() {
+            self.read_first();
+        } else {
+            let step = self.launch(&plan);
+            self.launched.push_back(step);
         }
-        last.into_iter().for_each(|step| self.read(step));
+        while self.launched.len() > (self.limits.stages - 1).max(1) {
+            self.read_first();
+        }
+    }
+
+    fn read_first(&mut self) {
+        self.launched.pop_front().into_iter().for_each(|step| self.read(step));
     }
 
     /// Steps until nothing is left.
     pub(super) fn drain(&mut self, took: Duration) {
         let before = self.steps;
-        while !self.live.is_empty() || self.launched.is_some() {
+        while !self.live.is_empty() || !self.launched.is_empty() {
             assert!(self.steps < before + 2_000_000, "it comes to an end");
             self.step(took);
         }
     }
 
     fn launch(&mut self, plan: &StepPlan) -> Launched {
-        let broken = std::mem::take(&mut self.breaks);
+        let pipelined = self.limits.stages > 1;
+        // One that breaks off ends the whole pipeline.
+        let broken = std::mem::take(&mut self.breaks) && !pipelined;
         let sampled = if broken { self.device.break_off(plan) } else { self.device.run(plan) };
         let by_host =
             sampled.keys().any(|name| self.live.get(name).is_some_and(|l| l.script.sampled_by_host));
-        for (name, live) in self.live.iter_mut().filter(|(name, _)| !by_host && sampled.contains_key(name)) {
+        let awaits = |name: &SequenceId| !by_host && !pipelined && sampled.contains_key(name);
+        for (name, live) in self.live.iter_mut().filter(|(name, _)| awaits(name)) {
             live.launched = live.launched.max(live.output.len()) + 1;
             if live.launched < live.script.max_new_tokens {
                 self.scheduler.append(*name, Token::Awaited);
@@ -203,7 +216,7 @@ impl World {
     }
 
     /// What must hold of every plan, before it runs.
-    fn check(&mut self, plan: &StepPlan, last: Option<&Launched>) {
+    fn check(&mut self, plan: &StepPlan) {
         let decoding = plan.spans.iter().filter(|span| span.tokens.len() == 1).count();
         assert!(plan.len() <= self.limits.step_tokens.max(decoding), "{} tokens in a step", plan.len());
         assert!(self.scheduler.running() <= self.limits.max_sequences);
@@ -227,7 +240,7 @@ impl World {
                 "what is read is not written"
             );
         }
-        self.check_contents(plan, last.filter(|step| step.broken));
+        self.check_contents(plan, self.launched.front().filter(|step| step.broken));
         self.scheduler.check();
     }
 

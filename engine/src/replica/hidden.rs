@@ -1,0 +1,145 @@
+//! Hidden states on their way from one stage to the next: written into slots that the ranks of the next stage have
+//! registered, by a node of the sender's graph, and read out of them by a node of the receiver's.
+//!
+//! A slot is used again `SLOTS` steps later. The leader keeps fewer steps under way than that, and a step is done when
+//! the last stage is: what was in a slot has been read by then, so nobody gives credit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mlxcel_mlx_bridge::{Array, Dtype, Result, host_op_single};
+use mlxcel_transport::{Access, Batch, Counter, Key, Memory, Op, OpError, PeerId, Region, Tag};
+use mlxcel_transport::{RegisterError, Transport, TransportExt};
+use parking_lot::Mutex;
+
+use super::member::JoinError;
+
+/// Steps that may be on their way between two stages, and one more.
+const SLOTS: usize = 8;
+
+/// Most stages a replica may have: the leader keeps as many steps under way.
+pub(super) const MAX_STAGES: usize = SLOTS - 1;
+
+/// How long a stage waits for the one before. That one is lost is known in a second; that it computes takes as long as
+/// it does.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Where the stage before writes its hidden states.
+pub(super) struct Inlet {
+    shared: Arc<InletMemory>,
+    slot_bytes: usize,
+    steps: usize,
+}
+
+struct InletMemory {
+    transport: Arc<dyn Transport>,
+    region: Region,
+    /// Of each slot: how often it was filled.
+    counters: Vec<Counter>,
+}
+
+impl Inlet {
+    /// Opens slots of so many bytes each, to be filled by `from`.
+    pub(super) fn open(
+        transport: &Arc<dyn Transport>,
+        from: PeerId,
+        slot_bytes: usize,
+    ) -> std::result::Result<Self, JoinError> {
+        let memory = Memory::zeroed(SLOTS * slot_bytes)?;
+        let region = transport.register(memory, Access::WRITE)?;
+        let open = |slot: usize| transport.domain().expect(tag(slot), &[from]);
+        let counters = (0..SLOTS).map(open).collect::<std::result::Result<_, _>>();
+        let counters = counters.map_err(|error| JoinError::Disagreement(error.to_string()))?;
+        let shared = Arc::new(InletMemory { transport: Arc::clone(transport), region, counters });
+        Ok(Self { shared, slot_bytes, steps: 0 })
+    }
+
+    /// With which the stage before writes.
+    pub(super) fn key(&self) -> Key {
+        self.shared.region.key()
+    }
+
+    /// The hidden states of the next step, `shape`: a node of the graph that waits for them.
+    pub(super) fn receive(&mut self, shape: [i32; 2], dtype: Dtype) -> Result<Array> {
+        let (slot, round) = (self.steps % SLOTS, self.steps / SLOTS);
+        self.steps += 1;
+        let (shared, at, room) = (Arc::clone(&self.shared), slot * self.slot_bytes, self.slot_bytes);
+        host_op_single("receive_hidden", &[], &shape, dtype, move |_, output| {
+            let bytes = output.bytes_mut();
+            if bytes.len() > room {
+                return Err(format!("a step's hidden states have {} bytes, a slot {room}", bytes.len()));
+            }
+            let filled = shared.counters[slot].reached(round as u64 + 1, Instant::now() + PATIENCE);
+            let waited = shared.transport.wait(filled);
+            waited.map_err(|error| format!("no hidden states came from the stage before: {error}"))?;
+            shared.region.read_at(at, bytes);
+            Ok(())
+        })
+    }
+}
+
+/// Writes hidden states to the ranks of the next stage.
+pub(super) struct Outlet {
+    shared: Arc<Mutex<OutletMemory>>,
+    slot_bytes: usize,
+    steps: usize,
+}
+
+struct OutletMemory {
+    transport: Arc<dyn Transport>,
+    staging: Region,
+    /// Where each rank of the next stage reads.
+    targets: Vec<Key>,
+    /// Of each slot: the writes that read it.
+    posted: Vec<Vec<Op>>,
+}
+
+impl Outlet {
+    /// To inlets of these keys, whose slots have so many bytes.
+    pub(super) fn open(
+        transport: &Arc<dyn Transport>,
+        targets: Vec<Key>,
+        slot_bytes: usize,
+    ) -> std::result::Result<Self, RegisterError> {
+        let staging = transport.register(Memory::zeroed(SLOTS * slot_bytes)?, Access::LOCAL)?;
+        let posted = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
+        let shared = OutletMemory { transport: Arc::clone(transport), staging, targets, posted };
+        Ok(Self { shared: Arc::new(Mutex::new(shared)), slot_bytes, steps: 0 })
+    }
+
+    /// Passes `hidden` on when it is computed: an array, of no meaning, whose evaluation does that.
+    pub(super) fn send(&mut self, hidden: &Array) -> Result<Array> {
+        let slot = self.steps % SLOTS;
+        self.steps += 1;
+        let (shared, slot_bytes) = (Arc::clone(&self.shared), self.slot_bytes);
+        host_op_single("send_hidden", &[hidden], &[1], Dtype::Uint8, move |inputs, output| {
+            output.bytes_mut().fill(0);
+            let sent = shared.lock().send(slot, slot_bytes, inputs[0].bytes());
+            sent.map_err(|error| format!("hidden states do not reach the next stage: {error}"))
+        })
+    }
+}
+
+impl OutletMemory {
+    fn send(&mut self, slot: usize, slot_bytes: usize, hidden: &[u8]) -> std::result::Result<(), OpError> {
+        for op in std::mem::take(&mut self.posted[slot]) {
+            self.transport.wait(op)?;
+        }
+        let at = slot * slot_bytes;
+        self.staging.write_at(at, hidden);
+        let deadline = Instant::now() + PATIENCE;
+        for target in &self.targets {
+            let (from, to) = ((&self.staging, at as u64), (target, at as u64));
+            // The slots of both sides were agreed on when the replica was formed.
+            let batch = Batch::single(from, to, hidden.len() as u64).map_err(|_| OpError::Cancelled)?;
+            self.posted[slot].push(self.transport.write(&batch, tag(slot), deadline));
+        }
+        self.transport.stop_driving();
+        Ok(())
+    }
+}
+
+/// What is written to a slot is counted by itself: steps may overtake each other on several rails.
+fn tag(slot: usize) -> Tag {
+    Tag::new(slot as u64)
+}

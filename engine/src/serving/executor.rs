@@ -1,0 +1,66 @@
+//! Who computes the steps that an engine plans: the device of this process, or a replica of several ranks.
+
+use mlxcel_mlx_bridge::Result;
+
+use crate::decoder::{Execution, Model, SampledTokens, StepOutput};
+use crate::kv::KvCache;
+use crate::schedule::StepPlan;
+
+/// Computes steps, in the order they are given. Lives on the engine's thread.
+pub(crate) trait StepExecutor {
+    /// Logits `[rows, vocabulary]` of a step, of which nothing is evaluated yet; where no span is sampled, an array
+    /// whose evaluation completes the step. Awaited tokens are those of `previous`.
+    ///
+    /// # Errors
+    /// When the step cannot be begun.
+    fn forward(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<StepOutput>;
+
+    /// How its arrays are computed.
+    fn execution(&self) -> Execution;
+
+    /// Bytes of KV cache that a block takes on this device, in all its layers.
+    fn kv_block_bytes(&self) -> u64;
+
+    /// Stages that work at a time, each on a step of its own.
+    fn stages(&self) -> usize {
+        1
+    }
+
+    /// Whether a step may await tokens of the one before.
+    fn chains(&self) -> bool {
+        true
+    }
+
+    /// Why no step can be computed any more: a rank was lost.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A whole model on this process's device.
+pub(super) struct Local {
+    model: Model,
+    cache: Box<dyn KvCache>,
+}
+
+impl Local {
+    /// With a KV cache of `blocks` blocks.
+    pub(super) fn new(model: Model, blocks: usize) -> Self {
+        let cache = model.cache(blocks);
+        Self { model, cache }
+    }
+}
+
+impl StepExecutor for Local {
+    fn forward(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<StepOutput> {
+        self.model.forward(plan, previous, self.cache.as_mut())
+    }
+
+    fn execution(&self) -> Execution {
+        self.model.execution
+    }
+
+    fn kv_block_bytes(&self) -> u64 {
+        self.model.kv_block_bytes()
+    }
+}
