@@ -70,6 +70,8 @@ pub struct LoadOptions {
     pub lookup_tokens: u32,
     /// A smaller model that guesses ahead where the text says nothing.
     pub draft: Option<DraftOptions>,
+    /// Most bytes of the device's memory to use for weights and KV cache; all of it when absent.
+    pub memory_bytes: Option<u64>,
     /// Where to note what each step does; several engines may share one.
     pub trace: Option<Arc<Trace>>,
 }

@@ -24,6 +24,7 @@ mod score;
 mod serving;
 mod sizes;
 pub mod speculation;
+mod speed;
 pub mod text;
 pub mod toy;
 mod trace;
@@ -44,4 +45,5 @@ pub use request::{
 pub use score::{Scored, Scorer};
 pub use serving::{LoadError, load, load_leader};
 pub use sizes::{Sizes, sizes};
+pub use speed::Speed;
 pub use trace::Trace;

@@ -28,6 +28,8 @@ pub struct Sizes {
     pub heads: usize,
     /// Longest sequence the model was trained for, in tokens.
     pub max_context: usize,
+    /// Bytes of all weights, as stored.
+    pub weight_bytes: u64,
 }
 
 /// The sizes of the model in `path`.
@@ -52,6 +54,7 @@ pub fn sizes(path: &Path) -> Result<Sizes, LoadError> {
         kv_bytes: kv_bytes_per_token(&decoder, None, HALF_BYTES) / layers as u64,
         heads: heads(&decoder),
         max_context: decoder.max_context,
+        weight_bytes: checkpoint.total_bytes(),
     })
 }
 

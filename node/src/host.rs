@@ -13,13 +13,16 @@ use std::time::Duration;
 use futures::Stream;
 use futures::stream::BoxStream;
 use mlxcel_protocol::v1::{
-    FailureKind, GenerateEvent, GenerateRequest, LoadModelRequest, LoadProgress, NodeInfo, NodeState,
+    FailureKind, GenerateEvent, GenerateRequest, JoinReplicaRequest, LoadModelRequest, LoadProgress,
+    NodeInfo, NodeState, Role,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::events::{EventStream, channel};
+use crate::loadable::Loadable;
 use crate::models::Models;
+use crate::replicas;
 use crate::supervisor::Slot;
 use crate::wire;
 
@@ -34,7 +37,7 @@ pub(crate) struct Host {
     draining: AtomicBool,
     running: Mutex<HashMap<(CallerId, String), Place>>,
     next_id: AtomicU64,
-    loadable: Mutex<Vec<String>>,
+    loadable: Mutex<Loadable>,
     /// Marked after every change of the node's state.
     changed: watch::Sender<()>,
 }
@@ -81,22 +84,24 @@ impl Host {
     }
 
     pub(crate) fn state(&self) -> NodeState {
+        let Loadable { names, sizes, .. } = lock(&self.loadable).clone();
         NodeState {
             node: Some(self.info()),
             workers: self.slots.iter().map(|slot| slot.state().worker).collect(),
             draining: self.is_draining(),
-            loadable_models: lock(&self.loadable).clone(),
+            loadable_models: names,
+            model_sizes: sizes,
         }
     }
 
     /// Looks at the store and publishes what changed there.
     pub(crate) async fn refresh_loadable(&self) {
-        let store = self.models.store();
-        let listed = tokio::task::spawn_blocking(move || store.list()).await.unwrap_or_default();
-        let names: Vec<_> = listed.into_iter().map(|model| model.name).collect();
+        let (store, known) = (self.models.store(), lock(&self.loadable).clone());
+        let look = tokio::task::spawn_blocking(move || known.renewed(&store));
+        let Ok(renewed) = look.await else { return };
         let mut loadable = lock(&self.loadable);
-        if *loadable != names {
-            *loadable = names;
+        if *loadable != renewed {
+            *loadable = renewed;
             self.changed.send_replace(());
         }
     }
@@ -107,6 +112,27 @@ impl Host {
             return Box::pin(futures::stream::once(std::future::ready(failed)));
         }
         self.models.load(request)
+    }
+
+    /// Makes one of the devices a rank of a replica.
+    pub(crate) fn join_replica(
+        &self,
+        requests: impl Stream<Item = JoinReplicaRequest> + Send + Unpin + 'static,
+    ) -> BoxStream<'static, LoadProgress> {
+        let refusal = match self.info.roles.contains(&Role::Rank.into()) {
+            _ if self.is_draining() => Some((FailureKind::Draining, DRAINING)),
+            false => {
+                Some((FailureKind::InvalidRequest, "this node is standalone: it takes whole requests only"))
+            }
+            true => None,
+        };
+        match refusal {
+            Some((kind, message)) => {
+                let failed = wire::load_failed(kind, message);
+                Box::pin(futures::stream::once(std::future::ready(failed)))
+            }
+            None => replicas::join(Arc::clone(&self.models), requests),
+        }
     }
 
     pub(crate) async fn unload(&self, model: &str) -> bool {

@@ -4,11 +4,14 @@
 //! HTTP, policies or other nodes: routers decide what is loaded and which request goes where.
 
 mod coalesce;
+pub mod data_plane;
 mod events;
 pub mod frames;
 mod host;
+mod loadable;
 mod models;
 mod registration;
+mod replicas;
 mod service;
 mod start;
 mod supervisor;

@@ -65,6 +65,10 @@ impl Models {
         Arc::clone(&self.store)
     }
 
+    pub(crate) const fn slots(&self) -> &Arc<[Slot]> {
+        &self.slots
+    }
+
     /// Loads a model on every worker. The stream ends with one `ready` (at least one worker has
     /// it) or `failed`; the load goes on when the stream is dropped.
     pub(crate) fn load(self: &Arc<Self>, mut request: LoadModelRequest) -> BoxStream<'static, LoadProgress> {
@@ -149,31 +153,9 @@ impl Models {
     }
 
     async fn load_everywhere(&self, run: &mut Run) -> LoadProgress {
-        let path = match run.path.take() {
-            Some(path) => path,
-            None => match self.resolve(run, &run.request.model).await {
-                Ok(path) => path,
-                Err((kind, message)) => return wire::load_failed(kind, message),
-            },
-        };
-        let Some(text) = path.to_str().map(str::to_owned) else {
-            let message = format!("a model path must be UTF-8, got {}", path.display());
-            return wire::load_failed(FailureKind::InvalidRequest, message);
-        };
-        run.path = Some(path);
-        let draft = match self.resolve_draft(run).await {
-            Ok(draft) => draft,
+        let load = match self.described(run).await {
+            Ok(load) => load,
             Err((kind, message)) => return wire::load_failed(kind, message),
-        };
-        let load = WorkerLoad {
-            served_name: run.request.served_name.clone(),
-            path: text,
-            quantize_bits: run.request.quantize_bits,
-            context_tokens: run.request.context_tokens,
-            quantize_group_size: run.request.quantize_group_size,
-            lookup_tokens: run.request.lookup_tokens,
-            draft,
-            kv_dtype: run.request.kv_dtype.clone(),
         };
         let Some(streams) = self.load_on_slots(run.ticket, &load) else {
             let message = format!("{} was unloaded while it was loading", load.served_name);
@@ -190,6 +172,46 @@ impl Models {
         }
         let ending = || wire::load_failed(FailureKind::Draining, ENDING);
         ready.or(failed).unwrap_or_else(ending)
+    }
+
+    /// What workers are told to load, once the model's files are there.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub(crate) async fn worker_load(
+        &self,
+        mut request: LoadModelRequest,
+    ) -> Result<WorkerLoad, (FailureKind, String)> {
+        if request.served_name.is_empty() {
+            request.served_name.clone_from(&request.model);
+        }
+        let (progress, _) = watch::channel(LoadProgress::default());
+        let cancelled = self.stopping.child_token();
+        self.described(&mut Run { ticket: 0, request, path: None, progress, cancelled }).await
+    }
+
+    async fn described(&self, run: &mut Run) -> Result<WorkerLoad, (FailureKind, String)> {
+        let path = match run.path.take() {
+            Some(path) => path,
+            None => self.resolve(run, &run.request.model).await?,
+        };
+        let Some(text) = path.to_str().map(str::to_owned) else {
+            let message = format!("a model path must be UTF-8, got {}", path.display());
+            return Err((FailureKind::InvalidRequest, message));
+        };
+        run.path = Some(path);
+        let draft = self.resolve_draft(run).await?;
+        Ok(WorkerLoad {
+            served_name: run.request.served_name.clone(),
+            path: text,
+            quantize_bits: run.request.quantize_bits,
+            context_tokens: run.request.context_tokens,
+            quantize_group_size: run.request.quantize_group_size,
+            lookup_tokens: run.request.lookup_tokens,
+            draft,
+            kv_dtype: run.request.kv_dtype.clone(),
+            rank: None,
+        })
     }
 
     /// Tells every worker, unless the model has been unloaded: judged and told under the lock that
@@ -242,7 +264,7 @@ impl Models {
 }
 
 /// Whether nothing follows this progress.
-fn ended(progress: &LoadProgress) -> bool {
+pub(crate) fn ended(progress: &LoadProgress) -> bool {
     use load_progress::Kind;
     matches!(progress.kind, Some(Kind::Ready(_) | Kind::Failed(_)))
 }

@@ -52,7 +52,7 @@ pub struct NodeOptions {
     /// What to run as each device's worker; the position is the device's index.
     pub workers: Vec<WorkerProgram>,
     /// Be given whole requests only, never a rank of a replica that spans hosts. The role of
-    /// every node of a build without feature `distributed`; no build offers another yet.
+    /// every node of a build without feature `distributed`.
     pub standalone: bool,
     /// Where models are kept and come from.
     pub store: StoreOptions,
@@ -309,12 +309,13 @@ async fn start_workers(
 }
 
 fn describe(id: Fingerprint, options: &NodeOptions) -> NodeInfo {
+    let worker = GivenRole::Worker.into();
     NodeInfo {
         id: id.to_string(),
         hostname: options.name.clone(),
         os: std::env::consts::OS.into(),
         arch: std::env::consts::ARCH.into(),
-        roles: vec![GivenRole::Worker.into()],
+        roles: if options.standalone { vec![worker] } else { vec![worker, GivenRole::Rank.into()] },
         ..NodeInfo::default()
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use mlxcel_engine::replica::FollowerState;
 use mlxcel_engine::{
     AnswerOptions, ChatPrompt, Delta, DraftOptions, EngineState, Event, Finish, FinishReason, GenerateError,
     Grammar, KvDtype, Limits, LoadStep, PRIORITIES, Prompt, Quantization, RepetitionLimit, Request,
@@ -137,6 +138,11 @@ pub(crate) fn load_ready(state: v1::ModelState) -> v1::LoadProgress {
     v1::LoadProgress { kind: Some(load_progress::Kind::Ready(state)) }
 }
 
+/// A rank listens.
+pub(crate) fn load_listening(end: v1::ReplicaEnd) -> v1::LoadProgress {
+    v1::LoadProgress { kind: Some(load_progress::Kind::Listening(end)) }
+}
+
 /// One step of a load.
 pub(crate) fn load_step(step: LoadStep) -> v1::LoadProgress {
     let LoadStep { what, done_bytes, total_bytes } = step;
@@ -154,6 +160,16 @@ pub(crate) fn ready_model(name: &str, state: EngineState) -> v1::ModelState {
         context_tokens: state.context_tokens,
         weight_bytes: state.weight_bytes,
         kv_bytes: state.kv_bytes,
+    }
+}
+
+/// A rank of a replica that another device leads.
+pub(crate) fn following_model(name: &str, state: FollowerState) -> v1::ModelState {
+    v1::ModelState {
+        name: name.into(),
+        status: v1::ModelStatus::Following.into(),
+        weight_bytes: state.weight_bytes,
+        ..Default::default()
     }
 }
 

@@ -28,6 +28,8 @@ pub struct RouterOptions {
     pub mdns: bool,
     /// What clients of `/v1` must send as `Authorization: Bearer KEY`; nothing when absent.
     pub api_key: Option<String>,
+    /// Ranks of each stage of replicas of models that no device holds alone; as planned when absent.
+    pub layout: Option<Vec<usize>>,
     /// How long a request waits, in all, for a node that can serve it.
     pub patience: Duration,
 }
@@ -45,6 +47,7 @@ impl RouterOptions {
             join: Vec::new(),
             mdns: true,
             api_key: None,
+            layout: None,
             patience: Duration::from_secs(30),
         }
     }

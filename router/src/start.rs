@@ -50,6 +50,7 @@ impl Router {
             token: options.token.clone(),
         };
         let roster = Roster::new();
+        roster.set_layout(options.layout.clone());
         let members = Members::new(introduction, roster.clone(), stop_nodes.clone());
         members.spawn(roster.clone().watch_silence());
         members.spawn(control::serve(members.clone(), control));

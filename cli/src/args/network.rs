@@ -35,9 +35,29 @@ pub(crate) struct RouterArgs {
     /// Port on which nodes reach the router; any free one by default.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub(crate) control_port: u16,
+    /// Ranks of each stage of models that no device holds alone, such as 2+1; as planned by default.
+    #[arg(long, value_name = "RANKS", value_parser = parse_layout)]
+    pub(crate) layout: Option<Layout>,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }
+
+/// Ranks of each stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout(pub(crate) Vec<usize>);
+
+/// Numbers of ranks, such as `3`, `1+1+1` or `2+1`.
+fn parse_layout(text: &str) -> Result<Layout, String> {
+    let stages: Result<Vec<usize>, _> = text.split('+').map(|ranks| ranks.trim().parse()).collect();
+    match stages {
+        Ok(stages) if stages.iter().all(|ranks| (1..=MOST_RANKS).contains(ranks)) => Ok(Layout(stages)),
+        _ => Err(format!(
+            "a layout is the ranks of each stage, 1 to {MOST_RANKS}, such as 3, 1+1+1 or 2+1, got '{text}'"
+        )),
+    }
+}
+
+const MOST_RANKS: usize = 256;
 
 /// Where the OpenAI API is served.
 #[derive(Debug, Clone, Args)]
@@ -74,6 +94,9 @@ pub(crate) struct NodeArgs {
     /// Where to run: `auto`, `cpu`, `gpu` or `gpu:N`; all GPUs in a GPU build by default.
     #[arg(long, default_value = "auto", value_parser = checked_device)]
     pub(crate) device: String,
+    /// Most memory of each device to use, such as 900MB or 24GB; all of it by default.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) memory: Option<u64>,
     #[command(flatten)]
     pub(crate) loading: LoadingArgs,
     #[command(flatten)]
@@ -117,6 +140,30 @@ pub(crate) struct WorkerArgs {
     /// Index under which the device is reported.
     #[arg(long, default_value_t = 0)]
     pub(crate) index: u32,
+    /// Most memory of the device to use, such as 900MB or 24GB; all of it by default.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) memory: Option<u64>,
     #[command(flatten)]
     pub(crate) trace: TraceArgs,
+}
+
+/// A number of bytes: `900MB`, `1.5GB`, `24GiB`, or bytes.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(format!("a size is a number of B, KB, MB, GB, KiB, MiB or GiB, got '{text}'")),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number * factor >= 1.0 => Ok((number * factor) as u64),
+        _ => Err(format!("a size is more than 0, such as 900MB or 24GB, got '{text}'")),
+    }
 }

@@ -33,6 +33,7 @@ pub(crate) async fn router(args: RouterArgs) -> Result<()> {
     options.listen = SocketAddr::new(args.http.host, args.http.port);
     options.control_listen.set_port(args.control_port);
     options.api_key = args.http.api_key;
+    options.layout = args.layout.map(|layout| layout.0);
     options.token = args.cluster.token;
     options.join = args.cluster.join;
     options.mdns = !args.cluster.no_mdns;
@@ -61,7 +62,7 @@ pub(crate) async fn node(args: NodeArgs) -> Result<()> {
     options.listen = SocketAddr::new(args.host, args.port);
     let load = |model: &String| load_request(model, args.alias.clone(), &args.loading);
     options.models = args.model.iter().map(load).collect();
-    options.workers = worker_programs(&args.device, &args.trace)?;
+    options.workers = worker_programs(&args.device, args.memory, &args.trace)?;
     options.standalone |= args.standalone;
     options.token = args.cluster.token;
     options.join = args.cluster.join;
@@ -87,7 +88,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     options.mdns = false;
     let mut node_options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
     node_options.listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-    node_options.workers = worker_programs(&args.model.device, &args.trace)?;
+    node_options.workers = worker_programs(&args.model.device, None, &args.trace)?;
     node_options.mdns = false;
     let router = Router::start(options.clone()).await?;
     node_options.join = vec![router.control_addr().to_string()];
@@ -111,7 +112,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
 /// A worker process: serves its standard input and output until they close.
 pub(crate) fn worker(args: &WorkerArgs) -> Result<ExitCode> {
     let device = parse_device(&args.device).map_err(anyhow::Error::msg)?;
-    let loader = MlxLoader::new(device)?;
+    let loader = MlxLoader::new(device, args.memory)?;
     let trace = args.trace.create()?.map(Arc::new);
     let options = WorkerOptions { device_index: args.index, device, max_sequences: None, trace };
     Ok(run_process(options, Box::new(loader)))
@@ -127,7 +128,7 @@ async fn load(node: &RunningNode, request: LoadModelRequest) -> Result<()> {
                 progress.update(&step.what, step.done_bytes, step.total_bytes)
             }
             Some(load_progress::Kind::Failed(failure)) => bail!("{}", failure.message),
-            Some(load_progress::Kind::Ready(_)) | None => {}
+            Some(load_progress::Kind::Ready(_) | load_progress::Kind::Listening(_)) | None => {}
         }
     }
     progress.finish();
@@ -149,7 +150,7 @@ fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadM
 }
 
 /// What to run for each device: this program, as a worker.
-fn worker_programs(device: &str, trace: &TraceArgs) -> Result<Vec<WorkerProgram>> {
+fn worker_programs(device: &str, memory: Option<u64>, trace: &TraceArgs) -> Result<Vec<WorkerProgram>> {
     let program = std::env::current_exe().context("cannot find this program's own path")?;
     let devices = match device {
         "auto" => match Device::count()? {
@@ -165,6 +166,7 @@ fn worker_programs(device: &str, trace: &TraceArgs) -> Result<Vec<WorkerProgram>
     let worker = |(index, device): (usize, String)| {
         let mut args: Vec<OsString> =
             ["worker", "--index", &index.to_string(), "--device", &device].map(Into::into).to_vec();
+        args.extend(memory.into_iter().flat_map(|bytes| ["--memory".into(), bytes.to_string().into()]));
         let trace = if several { trace.of_device(&device) } else { trace.trace.clone() };
         args.extend(trace.into_iter().flat_map(|file| ["--trace".into(), file.into_os_string()]));
         WorkerProgram { program: program.clone(), args }

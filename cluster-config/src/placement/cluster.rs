@@ -157,6 +157,12 @@ impl Cluster {
         Ok(Self::new(devices, within, between))
     }
 
+    /// These devices, with links as they usually are.
+    #[must_use]
+    pub fn of(devices: Vec<Device>) -> Self {
+        Self::new(devices, BTreeMap::new(), BTreeMap::new())
+    }
+
     pub(super) fn new(
         mut devices: Vec<Device>,
         within: BTreeMap<String, Link>,

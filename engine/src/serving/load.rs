@@ -74,6 +74,16 @@ pub enum LoadError {
         /// Tokens the model was trained for.
         limit: u32,
     },
+    /// The weights do not fit.
+    #[error(
+        "the weights take {:.2} GB, the device has {:.2} GB to use; quantise them, or divide the model over several devices", *.needed as f64 / 1e9, *.memory as f64 / 1e9
+    )]
+    Memory {
+        /// Bytes of the weights, as stored.
+        needed: u64,
+        /// Bytes that may be used.
+        memory: u64,
+    },
     /// The draft model's tokens are others than the model's.
     #[error("{path} cannot draft: {reason}; a draft model must have the tokenizer of the model it drafts for", path = path.display())]
     Draft {
@@ -161,6 +171,10 @@ impl Loaded {
         let device = Device::choose(options.device)?;
         device.make_default()?;
         let (checkpoint, description) = described(path)?;
+        let memory = options.memory_bytes.unwrap_or_else(|| device.info().memory_bytes);
+        if options.quantize.is_none() && checkpoint.total_bytes() > memory {
+            return Err(LoadError::Memory { needed: checkpoint.total_bytes(), memory });
+        }
         let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
         let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
         let context_tokens = context(options, description.max_context)?;
@@ -179,7 +193,7 @@ impl Loaded {
         let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES[wide]) as usize;
         let wanted = max_sequences * blocks_for(context_tokens as usize);
         let most = options.kv_tokens.map_or(wanted, |tokens| tokens as usize / BLOCK_TOKENS);
-        let blocks = kv_blocks(block_bytes, &device, weight_bytes, wanted.min(most));
+        let blocks = kv_blocks(block_bytes, memory, weight_bytes, wanted.min(most));
         let drafter = draft.map(|(draft, limits)| Drafter::new(draft, blocks, limits(step_tokens)));
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
@@ -219,8 +233,8 @@ pub(super) fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadEr
 }
 
 /// Blocks of KV cache that fit beside the weights, at most `wanted`.
-fn kv_blocks(block_bytes: u64, device: &Device, weight_bytes: u64, wanted: usize) -> usize {
-    let free = device.info().memory_bytes.saturating_sub(weight_bytes) as f64 * KV_MEMORY_SHARE;
+fn kv_blocks(block_bytes: u64, memory: u64, weight_bytes: u64, wanted: usize) -> usize {
+    let free = memory.saturating_sub(weight_bytes) as f64 * KV_MEMORY_SHARE;
     let fitting = free / block_bytes as f64;
     wanted.min(fitting as usize)
 }

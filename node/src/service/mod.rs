@@ -17,11 +17,11 @@ use mlxcel_cluster_config::{Fingerprint, LinkCause};
 use mlxcel_protocol::PROTOCOL_VERSION;
 use mlxcel_protocol::v1::node_server::Node;
 use mlxcel_protocol::v1::{
-    CancelReply, CancelRequest, GenerateEvent, GenerateRequest, HelloReply, HelloRequest, LoadModelRequest,
-    LoadProgress, NodeState, UnloadModelReply, UnloadModelRequest, WatchStateRequest,
+    CancelReply, CancelRequest, GenerateEvent, GenerateRequest, HelloReply, HelloRequest, JoinReplicaRequest,
+    LoadModelRequest, LoadProgress, NodeState, UnloadModelReply, UnloadModelRequest, WatchStateRequest,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::host::{CallerId, Host};
 use crate::trust::Trust;
@@ -46,6 +46,7 @@ type EventsOf<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Node for Session {
     type WatchStateStream = EventsOf<NodeState>;
+    type JoinReplicaStream = EventsOf<LoadProgress>;
     type LoadModelStream = EventsOf<LoadProgress>;
     type GenerateStream = EventsOf<GenerateEvent>;
 
@@ -94,6 +95,17 @@ impl Node for Session {
         self.admit()?;
         let was_loaded = self.host.unload(&request.into_inner().model).await;
         Ok(Response::new(UnloadModelReply { was_loaded }))
+    }
+
+    async fn join_replica(
+        &self,
+        request: Request<Streaming<JoinReplicaRequest>>,
+    ) -> Result<Response<Self::JoinReplicaStream>, Status> {
+        self.admit()?;
+        // A call that breaks says no more than one that ends.
+        let requests = request.into_inner().filter_map(|request| std::future::ready(request.ok()));
+        let progress = self.host.join_replica(requests);
+        Ok(Response::new(progress.map(Ok).boxed()))
     }
 
     async fn generate(

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlxcel_protocol::v1::{
     CancelRequest, FailureKind, GenerateEvent, GenerateRequest, LoadProgress, ModelState, ModelStatus,
-    UnloadModelRequest, WorkerCommand, WorkerGenerate, WorkerLoad, WorkerLoadProgress, load_progress,
-    worker_command,
+    UnloadModelRequest, WorkerCommand, WorkerGenerate, WorkerLoad, WorkerLoadProgress, WorkerMeet,
+    load_progress, worker_command,
 };
 use tracing::{error, info};
 
@@ -91,6 +91,13 @@ impl Ledger {
             sent: false,
             proven: false,
         });
+        if model.load.rank != load.rank {
+            // A rank of another attempt at the replica, which is over.
+            let over =
+                wire::load_failed(FailureKind::WorkerLost, "another attempt at the replica took its place");
+            model.waiting.drain(..).for_each(|waiting| waiting.send(over.clone()));
+            (model.load, model.proven) = (load.clone(), false);
+        }
         model.waiting.push(progress);
         if !worker_ready {
             return None;
@@ -98,6 +105,12 @@ impl Ledger {
         model.sent = true;
         // The worker answers a second load of a ready model at once, and joins one under way.
         Some(command(worker_command::Kind::Load(load)))
+    }
+
+    /// What a rank is told, if it is still wanted.
+    pub(crate) fn meet(&self, meet: WorkerMeet) -> Option<WorkerCommand> {
+        let wanted = self.models.get(&meet.served_name).is_some_and(|model| model.sent);
+        wanted.then(|| command(worker_command::Kind::Meet(meet)))
     }
 
     /// Forgets a model; true where it was wanted.
@@ -159,7 +172,8 @@ impl Ledger {
             Some(load_progress::Kind::Ready(state)) => {
                 info!(model = name, weight_bytes = state.weight_bytes, "model ready");
                 if let Some(model) = self.models.get_mut(&name) {
-                    model.proven = true;
+                    // A rank cannot come back by itself: its replica is over when it is lost.
+                    model.proven = model.load.rank.is_none();
                 }
                 match self.reported.iter_mut().find(|model| model.name == name) {
                     Some(model) => model.clone_from(state),

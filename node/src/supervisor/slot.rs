@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use mlxcel_protocol::v1::{
     FailureKind, GenerateEvent, GenerateRequest, LoadProgress, WorkerEvent, WorkerHealth, WorkerLoad,
-    WorkerReady, WorkerState, worker_event,
+    WorkerMeet, WorkerReady, WorkerState, worker_event,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -40,6 +40,7 @@ pub(crate) struct Slot {
 
 enum Command {
     Load(WorkerLoad, EventSender<LoadProgress>),
+    Meet(WorkerMeet),
     Unload(String, oneshot::Sender<bool>),
     Generate(Box<Dispatch>),
     Cancel(String),
@@ -109,6 +110,11 @@ impl Slot {
         let (sender, stream) = channel();
         self.send(Command::Load(load, sender));
         stream
+    }
+
+    /// Tells a rank that listens whom to meet.
+    pub(crate) fn meet(&self, meet: WorkerMeet) {
+        self.send(Command::Meet(meet));
     }
 
     /// Whether the model was loaded, or wanted.
@@ -215,6 +221,7 @@ impl Shell {
         let ready = self.lifecycle.health() == WorkerHealth::Ready;
         let command = match command {
             Command::Load(load, progress) => self.ledger.load(load, progress, ready),
+            Command::Meet(meet) => self.ledger.meet(meet),
             Command::Unload(model, reply) => {
                 let (wanted, command) = self.ledger.unload(&model);
                 // Whoever asked may have gone.

@@ -8,14 +8,16 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mlxcel_engine::{Engine, LoadOptions};
+use mlxcel_engine::replica::Follower;
+use mlxcel_engine::{Engine, LoadOptions, LoadStep};
 use mlxcel_protocol::v1::{
     FailureKind, GenerateEvent, GenerateRequest, ModelState, WorkerCommand, WorkerEvent, WorkerGenerate,
-    WorkerLoad, WorkerModels, worker_command, worker_event,
+    WorkerLoad, WorkerMeet, WorkerModels, worker_command, worker_event,
 };
 use tracing::warn;
 
-use super::loader::{Job, LoadError, load_event};
+use super::loader::{Job, Joined, LoadError, Loaded, load_event};
+use super::meeting::Listening;
 use super::outbox::Outbox;
 use super::{WorkerError, WorkerOptions};
 use crate::wire;
@@ -28,7 +30,13 @@ pub(super) enum Input {
     Loaded {
         served_name: String,
         ticket: u64,
-        result: Result<Box<dyn Engine>, LoadError>,
+        result: Result<Loaded, LoadError>,
+    },
+    /// The replica that this device is a rank of has ended.
+    RankLost {
+        served_name: String,
+        ticket: u64,
+        reason: String,
     },
     RequestEnded(String),
 }
@@ -52,9 +60,21 @@ pub(super) struct Host {
     published_at: Instant,
 }
 
-enum Model {
-    Loading { ticket: u64 },
+struct Model {
+    /// Tells this load from an earlier one of the same name.
+    ticket: u64,
+    /// Of a rank: which attempt at which replica.
+    replica: Option<String>,
+    phase: Phase,
+}
+
+enum Phase {
+    /// A rank that waits to be told whom to meet, with what it will then load.
+    Listening(Box<(Listening, Job)>),
+    Loading,
     Ready(Arc<dyn Engine>),
+    /// A rank that another one leads.
+    Following(Follower),
 }
 
 struct Running {
@@ -88,9 +108,10 @@ impl Host {
             Input::Command(command) => self.command(*command),
             Input::Ended(result) => return Next::Stop(result),
             Input::Loaded { served_name, ticket, result } => self.loaded(served_name, ticket, result),
+            Input::RankLost { served_name, ticket, reason } => self.rank_lost(&served_name, ticket, reason),
             Input::RequestEnded(id) => {
                 if let Some(ended) = self.running.remove(&id) {
-                    drop_elsewhere(ended.engine);
+                    drop_elsewhere(Phase::Ready(ended.engine));
                 }
             }
         }
@@ -101,6 +122,7 @@ impl Host {
         use worker_command::Kind;
         match command.kind {
             Some(Kind::Load(load)) => self.load(load),
+            Some(Kind::Meet(meet)) => self.meet(meet),
             Some(Kind::Unload(unload)) => self.unload(&unload.model),
             Some(Kind::Generate(request)) => self.generate(request),
             Some(Kind::Cancel(cancel)) => self.cancel(&cancel.request_id),
@@ -136,85 +158,143 @@ impl Host {
     }
 
     fn load(&mut self, load: WorkerLoad) {
-        let name = load.served_name;
+        let name = load.served_name.clone();
+        let replica = load.rank.as_ref().map(|rank| rank.replica.clone());
         match self.models.get(&name) {
-            Some(Model::Ready(engine)) => {
-                let state = wire::ready_model(&name, engine.state());
-                self.outbox.push(load_event(&name, wire::load_ready(state)));
-                return;
+            Some(model) if model.replica != replica => self.forget(&name),
+            Some(Model { phase: Phase::Ready(_) | Phase::Following(_), .. }) => {
+                let state = self.models[&name].state(&name);
+                return self.outbox.push(load_event(&name, wire::load_ready(state)));
             }
-            Some(Model::Loading { .. }) => return,
+            Some(_) => return,
             None => {}
         }
-        let quantize = wire::quantization(load.quantize_bits, load.quantize_group_size);
-        let asked = quantize.and_then(|quantize| Ok((quantize, wire::kv_dtype(&load.kv_dtype)?)));
-        let (quantize, kv_dtype) = match asked {
-            Ok(asked) => asked,
-            Err(rule) => {
-                let failed = wire::load_failed(FailureKind::InvalidRequest, rule);
-                return self.outbox.push(load_event(&name, failed));
-            }
-        };
-        let draft = match load.draft.map(wire::draft).transpose() {
-            Ok(draft) => draft,
-            Err(rule) => {
-                let failed = wire::load_failed(FailureKind::InvalidRequest, rule);
-                return self.outbox.push(load_event(&name, failed));
-            }
-        };
-        let options = LoadOptions {
-            device: self.options.device,
-            draft,
-            quantize,
-            context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
-            max_sequences: self.options.max_sequences,
-            lookup_tokens: load.lookup_tokens,
-            kv_dtype,
-            trace: self.options.trace.clone(),
-            ..LoadOptions::default()
-        };
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.models.insert(name.clone(), Model::Loading { ticket });
-        let job = Job { served_name: name.clone(), ticket, path: load.path.into(), options };
-        if self.jobs.send(job).is_err() {
-            let error = LoadError::Internal("the loading thread has ended".into());
-            self.loaded(name, ticket, Err(error));
+        if let Err(rule) = self.begin(load, replica) {
+            self.outbox.push(load_event(&name, wire::load_failed(FailureKind::InvalidRequest, rule)));
         }
     }
 
-    fn loaded(&mut self, name: String, ticket: u64, result: Result<Box<dyn Engine>, LoadError>) {
-        let wanted = matches!(self.models.get(&name), Some(Model::Loading { ticket: t }) if *t == ticket);
-        let progress = match result {
-            Ok(engine) if wanted => {
-                let engine: Arc<dyn Engine> = Arc::from(engine);
-                let state = wire::ready_model(&name, engine.state());
-                self.models.insert(name.clone(), Model::Ready(engine));
-                wire::load_ready(state)
+    /// Begins a load, or has a rank listen; else the rule that is broken.
+    fn begin(&mut self, load: WorkerLoad, replica: Option<String>) -> Result<(), String> {
+        let options = LoadOptions {
+            device: self.options.device,
+            draft: load.draft.map(wire::draft).transpose()?,
+            quantize: wire::quantization(load.quantize_bits, load.quantize_group_size)?,
+            context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
+            max_sequences: self.options.max_sequences,
+            lookup_tokens: load.lookup_tokens,
+            kv_dtype: wire::kv_dtype(&load.kv_dtype)?,
+            trace: self.options.trace.clone(),
+            ..LoadOptions::default()
+        };
+        let listening = load.rank.map(Listening::start).transpose()?;
+        let (name, ticket) = (load.served_name, self.next_ticket);
+        self.next_ticket += 1;
+        let job = Job { served_name: name.clone(), ticket, path: load.path.into(), options, meeting: None };
+        let phase = match listening {
+            Some(listening) => {
+                self.outbox.push(load_event(&name, wire::load_listening(listening.end())));
+                Phase::Listening(Box::new((listening, job)))
             }
-            Ok(engine) => return drop_elsewhere(Arc::from(engine)),
+            None => {
+                self.give(job);
+                Phase::Loading
+            }
+        };
+        self.models.insert(name, Model { ticket, replica, phase });
+        Ok(())
+    }
+
+    fn give(&mut self, job: Job) {
+        if let Err(mpsc::SendError(job)) = self.jobs.send(job) {
+            let result = Err(LoadError::Internal("the loading thread has ended".into()));
+            // Comes back when the model is entered. Fails only when this worker has ended.
+            let _ =
+                self.inputs.send(Input::Loaded { served_name: job.served_name, ticket: job.ticket, result });
+        }
+    }
+
+    /// Has a rank that listens meet the others and load its part.
+    fn meet(&mut self, meet: WorkerMeet) {
+        let name = meet.served_name;
+        let listens = |model: &Model| matches!(&model.phase, Phase::Listening(waiting) if waiting.0.replica() == meet.replica);
+        let Some(mut model) = self.models.remove(&name) else { return };
+        if !listens(&model) {
+            self.models.insert(name, model);
+            return;
+        }
+        let Phase::Listening(waiting) = std::mem::replace(&mut model.phase, Phase::Loading) else { return };
+        let (listening, mut job) = *waiting;
+        match listening.told(&meet.roster.unwrap_or_default()) {
+            Ok(meeting) => {
+                job.meeting = Some(meeting);
+                // Says that the others are let in from now on.
+                let what = "meeting the other ranks".to_owned();
+                let step = wire::load_step(LoadStep { what, done_bytes: 0, total_bytes: 0 });
+                self.outbox.push(load_event(&name, step));
+                self.models.insert(name, model);
+                self.give(job);
+            }
+            Err(rule) => {
+                let failed = wire::load_failed(FailureKind::InvalidRequest, rule);
+                self.outbox.push(load_event(&name, failed));
+            }
+        }
+    }
+
+    fn loaded(&mut self, name: String, ticket: u64, result: Result<Loaded, LoadError>) {
+        let wanted = self.models.get(&name).is_some_and(|model| model.ticket == ticket);
+        let phase = match result {
+            Ok(Loaded::Whole(engine) | Loaded::Part(Joined::Leader(engine))) => {
+                Phase::Ready(Arc::from(engine))
+            }
+            Ok(Loaded::Part(Joined::Follower(follower))) => Phase::Following(follower),
             Err(error) if wanted => {
                 self.models.remove(&name);
-                wire::load_failed(error.kind(), error.to_string())
+                let failed = wire::load_failed(error.kind(), error.to_string());
+                return self.outbox.push(load_event(&name, failed));
             }
             Err(_) => return,
         };
-        self.outbox.push(load_event(&name, progress));
+        match self.models.get_mut(&name).filter(|_| wanted) {
+            Some(model) => {
+                model.phase = phase;
+                let state = model.state(&name);
+                self.outbox.push(load_event(&name, wire::load_ready(state)));
+            }
+            None => drop_elsewhere(phase),
+        }
+    }
+
+    /// A replica that has lost a rank is over. Its requests have ended, or will with the next step.
+    fn rank_lost(&mut self, name: &str, ticket: u64, reason: String) {
+        let Some(model) = self.models.remove(name) else { return };
+        if model.ticket != ticket {
+            self.models.insert(name.to_owned(), model);
+            return;
+        }
+        warn!(model = name, "{reason}");
+        drop_elsewhere(model.phase);
+        self.outbox.push(load_event(name, wire::load_failed(FailureKind::WorkerLost, reason)));
     }
 
     /// Requests on the model end as cancelled; the memory is free once they have.
     fn unload(&mut self, model: &str) {
-        for (id, running) in self.running.iter().filter(|(_, running)| running.model == model) {
+        let loading = self.models.get(model).is_some_and(Model::is_loading);
+        self.forget(model);
+        if loading {
+            let message = format!("{model} was unloaded while it was loading");
+            let failed = wire::load_failed(FailureKind::ModelNotFound, message);
+            self.outbox.push(load_event(model, failed));
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        for (id, running) in self.running.iter().filter(|(_, running)| running.model == name) {
             running.engine.cancel(id);
         }
-        match self.models.remove(model) {
-            Some(Model::Ready(engine)) => drop_elsewhere(engine),
-            Some(Model::Loading { .. }) => {
-                let message = format!("{model} was unloaded while it was loading");
-                let failed = wire::load_failed(FailureKind::ModelNotFound, message);
-                self.outbox.push(load_event(model, failed));
-            }
-            None => {}
+        if let Some(model) = self.models.remove(name) {
+            drop_elsewhere(model.phase);
         }
     }
 
@@ -238,9 +318,13 @@ impl Host {
             return Err((FailureKind::InvalidRequest, message));
         }
         let engine = match self.models.get(&model) {
-            Some(Model::Ready(engine)) => Arc::clone(engine),
-            Some(Model::Loading { .. }) => {
+            Some(Model { phase: Phase::Ready(engine), .. }) => Arc::clone(engine),
+            Some(loading) if loading.is_loading() => {
                 return Err((FailureKind::Overloaded, format!("{model} is still loading")));
+            }
+            Some(_) => {
+                let message = format!("another device leads the replica of {model}");
+                return Err((FailureKind::ModelNotFound, message));
             }
             None => return Err((FailureKind::ModelNotFound, format!("{model} is not loaded"))),
         };
@@ -269,10 +353,15 @@ impl Host {
 
 impl Model {
     fn state(&self, name: &str) -> ModelState {
-        match self {
-            Self::Loading { .. } => wire::loading_model(name),
-            Self::Ready(engine) => wire::ready_model(name, engine.state()),
+        match &self.phase {
+            Phase::Listening(_) | Phase::Loading => wire::loading_model(name),
+            Phase::Ready(engine) => wire::ready_model(name, engine.state()),
+            Phase::Following(follower) => wire::following_model(name, follower.state()),
         }
+    }
+
+    fn is_loading(&self) -> bool {
+        matches!(self.phase, Phase::Listening(_) | Phase::Loading)
     }
 }
 
@@ -282,8 +371,13 @@ fn request_event(id: &str, event: GenerateEvent) -> WorkerEvent {
 }
 
 /// The last owner of an engine waits for its threads and frees gigabytes: not while commands wait.
-fn drop_elsewhere(engine: Arc<dyn Engine>) {
-    if Arc::strong_count(&engine) == 1 {
-        thread::spawn(move || drop(engine));
+fn drop_elsewhere(phase: Phase) {
+    let waits = match &phase {
+        Phase::Ready(engine) => Arc::strong_count(engine) == 1,
+        Phase::Following(_) | Phase::Listening(_) => true,
+        Phase::Loading => false,
+    };
+    if waits {
+        thread::spawn(move || drop(phase));
     }
 }

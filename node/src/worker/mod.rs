@@ -5,6 +5,7 @@
 
 mod host;
 mod loader;
+mod meeting;
 mod mlx;
 mod outbox;
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 use mlxcel_engine::{DeviceChoice, Trace};
 use mlxcel_protocol::v1::{WorkerCommand, WorkerEvent, WorkerReady, worker_event};
 
-pub use loader::{DeviceDescription, EngineLoader, LoadError};
+pub use loader::{DeviceDescription, EngineLoader, Joined, LoadError};
 pub use mlx::MlxLoader;
 
 use crate::frames::{self, FrameError};

@@ -141,6 +141,7 @@ impl Router {
                     return Ok(());
                 }
                 load_progress::Kind::Failed(failure) => return Err(failure),
+                load_progress::Kind::Listening(_) => panic!("a whole model has no ranks"),
             }
         }
     }

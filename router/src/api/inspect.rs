@@ -106,6 +106,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
                     "status": match m.status() {
                         ModelStatus::Ready => "ready",
                         ModelStatus::Loading => "loading",
+                        ModelStatus::Following => "following",
                         ModelStatus::Unspecified => "unknown",
                     },
                     "running": m.running,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mlxcel_protocol::v1::FailureKind;
 
+use super::assembly::Assembly;
 use super::dispatch::{self, Absence, Choice, Standing};
 use super::fleet::{Fleet, Member, NodeId};
 use super::refusal::Refusal;
@@ -32,12 +33,14 @@ pub(crate) enum Commit {
 }
 
 /// What to do next for a request that is on no node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
     /// Send it to this node.
     Generate(NodeId),
     /// Have this node load the model, unless that is under way, then ask again.
     Load(NodeId),
+    /// Form this replica, unless that is under way, then ask again.
+    Assemble(Assembly),
     /// Ask again when the fleet has changed, and at this time at the latest.
     Wait(Option<Instant>),
     /// Give up.
@@ -148,6 +151,10 @@ impl Attempt {
             Choice::Load(node) => {
                 self.stop_waiting(now);
                 Step::Load(node)
+            }
+            Choice::Assemble(assembly) => {
+                self.stop_waiting(now);
+                Step::Assemble(assembly)
             }
             // However long a load takes: it ends, and a node that hangs is lost.
             Choice::Loading => {

@@ -6,7 +6,8 @@
 
 use std::time::Instant;
 
-use super::fleet::{Fleet, Member, NodeId};
+use super::assembly::{self, Assembly};
+use super::fleet::{Failed, Fleet, Member, NodeId};
 
 /// How a request regards a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,14 @@ pub(crate) enum Standing {
 }
 
 /// Where a request can go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Choice {
     /// Send it there.
     Serve(NodeId),
     /// Have that node load the model, then choose again.
     Load(NodeId),
+    /// No device holds the model alone: form this replica, then choose again.
+    Assemble(Assembly),
     /// The model is being loaded somewhere.
     Loading,
     /// Every node that has the model has no room.
@@ -63,17 +66,36 @@ pub(crate) fn choose(
         return Choice::Busy;
     }
     let usable = || fleet.alive().filter(|(id, m)| free(id, m));
-    if usable().any(|(id, m)| m.report.is_loading(model) || fleet.load_under_way(id, model)) {
+    let under_way = |id: &NodeId, m: &Member| m.report.is_loading(model) || fleet.load_under_way(id, model);
+    if fleet.assembly_under_way(model) || usable().any(|(id, m)| under_way(id, m)) {
         return Choice::Loading;
     }
-    let loadable = || usable().filter(|(_, m)| m.report.could_load(model));
+    let able = || usable().filter(|(_, m)| m.report.could_load(model));
+    let loadable = || able().filter(|(_, m)| m.report.could_hold(model));
     let untried = loadable().filter(|(_, m)| m.failed_load(model, now).is_none());
     if let Some(node) = least_loaded(untried) {
         return Choice::Load(node);
     }
+    if loadable().next().is_none()
+        && let Some(choice) = divided(fleet, model, now)
+    {
+        return choice;
+    }
     Choice::Nowhere(match loadable().find_map(|(_, m)| m.failed_load(model, now)) {
         Some(message) => Absence::LoadFailed(message.to_owned()),
         None => absence(fleet, model),
+    })
+}
+
+/// What can be done about a model that no device holds alone; none where nothing is known of its size.
+fn divided(fleet: &Fleet, model: &str, now: Instant) -> Option<Choice> {
+    let planned = assembly::plan(fleet, model, fleet.layout())?;
+    Some(match (fleet.failed_assembly(model, now), planned) {
+        (Some(Failed::ForGood(message)), _) | (None, Err(message)) => {
+            Choice::Nowhere(Absence::LoadFailed(message))
+        }
+        (Some(Failed::ForNow), _) => Choice::Nowhere(Absence::Away),
+        (None, Ok(assembly)) => Choice::Assemble(assembly),
     })
 }
 

@@ -20,6 +20,9 @@ pub(crate) const MEMORY: Duration = Duration::from_secs(600);
 /// How long a failed load keeps the router from asking the same node again.
 pub(crate) const LOAD_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long after a rank was lost while a replica was formed another is tried: its node may not be known to be lost yet.
+pub(crate) const ASSEMBLY_PAUSE: Duration = Duration::from_millis(500);
+
 /// A node's identity: the fingerprint of its public key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NodeId(Arc<str>);
@@ -98,12 +101,31 @@ impl Member {
     }
 }
 
+/// How forming a replica goes.
+#[derive(Debug)]
+enum Assembling {
+    UnderWay,
+    Failed { at: Instant, failed: Failed },
+}
+
+/// Why forming a replica failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// It would again: a node refused, in these words.
+    ForGood(String),
+    /// It need not again: a node was lost.
+    ForNow,
+}
+
 /// All nodes, alive or recently lost.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     members: BTreeMap<NodeId, Member>,
     /// Loads this router has asked for and not heard the end of.
     loads: BTreeSet<(NodeId, String)>,
+    assemblies: BTreeMap<String, Assembling>,
+    /// Ranks a stage that the operator wants; as planned without.
+    layout: Option<Vec<usize>>,
     epochs: u64,
     picks: u64,
 }
@@ -225,6 +247,54 @@ impl Fleet {
     /// Whether this router is having `node` load `model`.
     pub(crate) fn load_under_way(&self, node: &NodeId, model: &str) -> bool {
         self.loads.contains(&(node.clone(), model.to_owned()))
+    }
+
+    /// Ranks a stage that the operator wants of every replica.
+    pub(crate) fn set_layout(&mut self, layout: Option<Vec<usize>>) {
+        self.layout = layout;
+    }
+
+    pub(crate) fn layout(&self) -> Option<&[usize]> {
+        self.layout.as_deref()
+    }
+
+    /// A replica is to be formed. False when that is already under way.
+    pub(crate) fn assembly_begins(&mut self, model: &str) -> bool {
+        let begins = !self.assembly_under_way(model);
+        self.assemblies.insert(model.to_owned(), Assembling::UnderWay);
+        begins
+    }
+
+    /// Whether a replica of `model` is being formed.
+    pub(crate) fn assembly_under_way(&self, model: &str) -> bool {
+        matches!(self.assemblies.get(model), Some(Assembling::UnderWay))
+    }
+
+    /// Forming a replica has ended: well, with the node that leads it, or not.
+    pub(crate) fn assembly_ends(&mut self, model: &str, ended: Result<&NodeId, Failed>, now: Instant) {
+        match ended {
+            Err(failed) => {
+                _ = self.assemblies.insert(model.to_owned(), Assembling::Failed { at: now, failed })
+            }
+            Ok(leader) => {
+                self.assemblies.remove(model);
+                // The leader said so; its next report, which may be on its way, will say it again.
+                if let Some(member) = self.members.get_mut(leader) {
+                    let holding = member.report.models.entry(model.to_owned()).or_default();
+                    holding.ready_on = holding.ready_on.max(1);
+                }
+            }
+        }
+    }
+
+    /// Why the last replica of `model` could not be formed, while that is recent.
+    pub(crate) fn failed_assembly(&self, model: &str, now: Instant) -> Option<Failed> {
+        let Some(Assembling::Failed { at, failed }) = self.assemblies.get(model) else { return None };
+        let pause = match failed {
+            Failed::ForGood(_) => LOAD_PAUSE,
+            Failed::ForNow => ASSEMBLY_PAUSE,
+        };
+        (now.saturating_duration_since(*at) < pause).then(|| failed.clone())
     }
 
     /// The models that living nodes know, and how well the best of them stands.

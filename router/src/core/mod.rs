@@ -3,6 +3,7 @@
 //! State machines that take events and `now` and answer with what to do. They own no socket, task or
 //! clock; `cluster` feeds them what nodes say, `relay` carries out what they decide.
 
+pub(crate) mod assembly;
 pub(crate) mod attempt;
 pub(crate) mod dispatch;
 pub(crate) mod fleet;

@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mlxcel_protocol::v1::{ModelStatus, NodeState, WorkerHealth};
+use mlxcel_protocol::v1::{
+    DeviceKind, ModelSize, ModelStatus, NodeInfo, NodeState, Role, WorkerHealth, WorkerState,
+};
 
 /// One node's state, reduced.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Report {
     /// Takes no new requests.
     pub(crate) draining: bool,
@@ -19,6 +21,49 @@ pub(crate) struct Report {
     pub(crate) ready_workers: u32,
     /// Sequences running or waiting, over all models and workers.
     pub(crate) queued: u32,
+    /// Whether its devices may be ranks of replicas.
+    pub(crate) can_rank: bool,
+    /// How large the models of its store are.
+    pub(crate) sizes: BTreeMap<String, Sizes>,
+    /// Its workers.
+    pub(crate) workers: Vec<WorkerReport>,
+}
+
+/// How large the parts of a model are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Sizes {
+    pub(crate) layers: usize,
+    pub(crate) layer_bytes: u64,
+    pub(crate) layer_operations: f64,
+    pub(crate) embedding_bytes: u64,
+    pub(crate) head_bytes: u64,
+    pub(crate) hidden_size: usize,
+    pub(crate) kv_bytes: u64,
+    pub(crate) heads: usize,
+    pub(crate) max_context: usize,
+    /// Of all weights.
+    pub(crate) weight_bytes: u64,
+}
+
+/// A device with its worker.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct WorkerReport {
+    pub(crate) index: u32,
+    pub(crate) ready: bool,
+    pub(crate) is_cpu: bool,
+    pub(crate) memory_bytes: u64,
+    /// Bytes of weights that it holds.
+    pub(crate) weight_bytes: u64,
+    /// Bytes a second, and operations; 0 where not measured.
+    pub(crate) bandwidth: f64,
+    pub(crate) operations: f64,
+}
+
+impl WorkerReport {
+    /// Bytes that another model may have.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.weight_bytes)
+    }
 }
 
 /// How one model stands on one node.
@@ -43,10 +88,13 @@ impl Report {
         let mut report = Self {
             draining: state.draining,
             loadable: state.loadable_models.iter().cloned().collect(),
+            can_rank: state.node.as_ref().is_some_and(|node| node.roles().any(|role| role == Role::Rank)),
+            sizes: state.model_sizes.iter().map(|size| (size.name.clone(), sizes(size))).collect(),
             ..Self::default()
         };
         for worker in &state.workers {
             let ready = worker.health() == WorkerHealth::Ready;
+            report.workers.push(worker_report(worker, state.node.as_ref(), ready));
             report.ready_workers += u32::from(ready);
             for model in &worker.models {
                 let holding = report.models.entry(model.name.clone()).or_default();
@@ -56,7 +104,8 @@ impl Report {
                 match model.status() {
                     ModelStatus::Ready => holding.ready_on += 1,
                     ModelStatus::Loading => holding.loading_on += 1,
-                    ModelStatus::Unspecified => {}
+                    // Who leads the replica is asked.
+                    ModelStatus::Following | ModelStatus::Unspecified => {}
                 }
                 holding.running = holding.running.saturating_add(model.running);
                 holding.waiting = holding.waiting.saturating_add(model.waiting);
@@ -82,8 +131,48 @@ impl Report {
         !self.draining && self.ready_workers > 0 && self.loadable.contains(model)
     }
 
+    /// Whether one of its devices could hold `model` alone, as far as is known.
+    pub(crate) fn could_hold(&self, model: &str) -> bool {
+        let Some(sizes) = self.sizes.get(model) else { return true };
+        self.ready().any(|worker| worker.memory_bytes == 0 || worker.free_bytes() >= sizes.weight_bytes)
+    }
+
+    /// Its devices that can be given something.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = &WorkerReport> {
+        self.workers.iter().filter(|worker| worker.ready)
+    }
+
     /// Whether the node has anything to do with `model`.
     pub(crate) fn knows(&self, model: &str) -> bool {
         self.models.contains_key(model) || self.loadable.contains(model)
+    }
+}
+
+fn sizes(size: &ModelSize) -> Sizes {
+    Sizes {
+        layers: size.layers as usize,
+        layer_bytes: size.layer_bytes,
+        layer_operations: size.layer_operations,
+        embedding_bytes: size.embedding_bytes,
+        head_bytes: size.head_bytes,
+        hidden_size: size.hidden_size as usize,
+        kv_bytes: size.kv_bytes,
+        heads: size.heads as usize,
+        max_context: size.max_context as usize,
+        weight_bytes: size.weight_bytes,
+    }
+}
+
+fn worker_report(worker: &WorkerState, node: Option<&NodeInfo>, ready: bool) -> WorkerReport {
+    let index = worker.device_index;
+    let device = node.and_then(|node| node.devices.iter().find(|device| device.index == index));
+    WorkerReport {
+        index,
+        ready,
+        is_cpu: device.is_none_or(|device| device.kind() == DeviceKind::Cpu),
+        memory_bytes: device.map_or(0, |device| device.memory_bytes),
+        weight_bytes: worker.models.iter().map(|model| model.weight_bytes).sum(),
+        bandwidth: device.map_or(0.0, |device| device.bandwidth_bytes_per_second),
+        operations: device.map_or(0.0, |device| device.operations_per_second),
     }
 }

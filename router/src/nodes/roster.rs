@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::core::assembly::{Assembly, RankPlace};
 use crate::core::attempt::{Attempt, Step};
-use crate::core::fleet::{Fleet, NodeId, Pick, SILENCE};
+use crate::core::fleet::{Failed, Fleet, NodeId, Pick, SILENCE};
 use crate::core::refusal::Refusal;
 use crate::core::report::Report;
 
@@ -74,6 +75,8 @@ pub(crate) enum Order {
     Go(Pick, Link),
     /// The model has to be loaded there; nobody is doing it yet.
     Load(NodeId, Link),
+    /// The replica has to be formed of these nodes, one for each rank; nobody is doing it yet.
+    Assemble(Assembly, Vec<Link>),
     /// Wait for a change, until then at most.
     Wait(Option<Instant>),
     /// Give up.
@@ -178,6 +181,16 @@ impl Roster {
                 }
                 _ => Order::Wait(None),
             },
+            Step::Assemble(assembly) => {
+                let link = |rank: &RankPlace| state.links.get(&rank.node).cloned();
+                let links: Option<Vec<Link>> = assembly.ranks.iter().map(link).collect();
+                match links {
+                    Some(links) if state.fleet.assembly_begins(&assembly.model) => {
+                        Order::Assemble(assembly, links)
+                    }
+                    _ => Order::Wait(None),
+                }
+            }
             Step::Wait(until) => Order::Wait(until),
             Step::Refuse(refusal) => Order::Refuse(refusal),
         }
@@ -192,6 +205,17 @@ impl Roster {
     pub(crate) fn load_ended(&self, node: &NodeId, model: &str, failure: Option<String>) {
         self.lock().fleet.load_ends(node, model, failure, now());
         self.0.changed.send_replace(());
+    }
+
+    /// The replica that `order` asked for has been formed, led by a node, or not.
+    pub(crate) fn assembly_ended(&self, model: &str, ended: Result<&NodeId, Failed>) {
+        self.lock().fleet.assembly_ends(model, ended, now());
+        self.0.changed.send_replace(());
+    }
+
+    /// How many ranks each stage of a replica has, where the operator says so.
+    pub(crate) fn set_layout(&self, layout: Option<Vec<usize>>) {
+        self.lock().fleet.set_layout(layout);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

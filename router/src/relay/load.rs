@@ -32,7 +32,7 @@ async fn follow(mut link: Link, model: &str) -> Result<ModelState, String> {
         match step.kind {
             Some(Kind::Ready(state)) => return Ok(state),
             Some(Kind::Failed(failure)) => return Err(failure.message),
-            Some(Kind::Step(_)) | None => {}
+            Some(Kind::Step(_) | Kind::Listening(_)) | None => {}
         }
     }
     Err("the node ended the load without a result".to_owned())

@@ -3,6 +3,7 @@
 //! Owns the calls, not the rules: it waits, sends, and reports what happened. Dropping a `Run`
 //! cancels the request on its node. Knows nothing of HTTP.
 
+mod assemble;
 mod leg;
 mod load;
 
@@ -150,6 +151,9 @@ impl Run {
                 Order::Load(node, link) => {
                     let model = self.attempt.model().to_owned();
                     tokio::spawn(load::load(self.relay.roster.clone(), node, link, model));
+                }
+                Order::Assemble(assembly, links) => {
+                    tokio::spawn(assemble::assemble(self.relay.roster.clone(), assembly, links));
                 }
                 Order::Wait(until) => {
                     tokio::select! {

@@ -267,6 +267,7 @@ type Reply<T> = Result<Response<T>, Status>;
 impl Node for Script {
     type WatchStateStream = ReceiverStream<Result<NodeState, Status>>;
     type LoadModelStream = ReceiverStream<Result<LoadProgress, Status>>;
+    type JoinReplicaStream = ReceiverStream<Result<LoadProgress, Status>>;
     type GenerateStream = ReceiverStream<Result<GenerateEvent, Status>>;
 
     async fn hello(&self, request: Request<HelloRequest>) -> Reply<HelloReply> {
@@ -304,6 +305,13 @@ impl Node for Script {
         let model = request.into_inner().model;
         let _ = self.loads.send(LoadAsked { model, progress });
         Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn join_replica(
+        &self,
+        _: Request<tonic::Streaming<JoinReplicaRequest>>,
+    ) -> Reply<Self::JoinReplicaStream> {
+        Err(Status::unimplemented("scripts are no ranks"))
     }
 
     async fn unload_model(&self, _: Request<UnloadModelRequest>) -> Reply<UnloadModelReply> {

@@ -6,7 +6,6 @@
 mod measure;
 mod report;
 mod talk;
-mod ways;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use mlxcel_cluster_config::address::{local_interfaces, reachable_at};
 use mlxcel_cluster_config::paths::{node_dir, state_dir};
 use mlxcel_cluster_config::tls::{self, Expect};
 use mlxcel_cluster_config::{Fingerprint, Identity};
+use mlxcel_node::data_plane::DataPlane;
 use mlxcel_transport::selection::{Offer, Policy, choose};
 use mlxcel_transport::{Access, Kind, Memory, PeerId, PeerState, Tag, TransportExt};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
@@ -25,12 +25,11 @@ use crate::sys::Shutdown;
 use measure::{LARGE_BYTES, TAG, measure};
 use report::Report;
 use talk::{Request, Talk};
-use ways::Ways;
 
 pub(crate) async fn run(args: LinkArgs) -> Result<()> {
     let state = args.state_dir.clone().map_or_else(state_dir, Ok)?;
     let identity = Identity::load_or_create(&node_dir(&state))?;
-    let ways = Ways::start(&identity)?;
+    let ways = DataPlane::start(&identity).map_err(anyhow::Error::from_boxed)?;
     match &args.peer {
         Some(peer) => {
             let report = call(peer, &identity, &ways, &args).await?;
@@ -41,7 +40,7 @@ pub(crate) async fn run(args: LinkArgs) -> Result<()> {
 }
 
 /// Goes every way to `peer`.
-async fn call(peer: &str, identity: &Identity, ways: &Ways, args: &LinkArgs) -> Result<Report> {
+async fn call(peer: &str, identity: &Identity, ways: &DataPlane, args: &LinkArgs) -> Result<Report> {
     let found = lookup_host(peer).await;
     let addresses: Vec<SocketAddr> =
         found.with_context(|| format!("{peer} is no HOST:PORT that can be found"))?.collect();
@@ -50,7 +49,7 @@ async fn call(peer: &str, identity: &Identity, ways: &Ways, args: &LinkArgs) -> 
     let own = identity.fingerprint();
     talk.introduce(&args.token, own, key, &ways.offer()).await?;
     let theirs = talk.meet(&args.token, key, own).await?;
-    ways.trust.add(key);
+    ways.trust().add(key);
     let mut report = Report::default();
     loop {
         let failed = |kind| report.failure(kind);
@@ -79,7 +78,7 @@ async fn call(peer: &str, identity: &Identity, ways: &Ways, args: &LinkArgs) -> 
 async fn go(
     kind: Kind,
     theirs: &Offer,
-    ways: &Ways,
+    ways: &DataPlane,
     talk: &mut Talk<tls::ClientStream>,
     seconds: u16,
 ) -> Result<measure::Measured> {
@@ -100,7 +99,7 @@ async fn go(
 }
 
 /// Lets other hosts measure, until this one is told to stop.
-async fn wait(identity: &Identity, ways: &Ways, args: &LinkArgs) -> Result<()> {
+async fn wait(identity: &Identity, ways: &DataPlane, args: &LinkArgs) -> Result<()> {
     let mut shutdown = Shutdown::watch()?;
     let listening = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], args.port))).await;
     let listener =
@@ -127,14 +126,19 @@ async fn wait(identity: &Identity, ways: &Ways, args: &LinkArgs) -> Result<()> {
 }
 
 /// Answers one host to its end.
-async fn answer(stream: TcpStream, identity: &Identity, ways: &Ways, token: &str) -> Result<Fingerprint> {
+async fn answer(
+    stream: TcpStream,
+    identity: &Identity,
+    ways: &DataPlane,
+    token: &str,
+) -> Result<Fingerprint> {
     let (stream, key) = tls::accept(stream, tls::server_config(identity)).await?;
     let mut talk = Talk::new(stream);
     let own = identity.fingerprint();
     let theirs = talk.meet(token, key, own).await?;
-    ways.trust.add(key);
+    ways.trust().add(key);
     let done = serve(&mut talk, token, (own, key), &theirs, ways).await;
-    ways.trust.remove(key);
+    ways.trust().remove(key);
     done.map(|()| key)
 }
 
@@ -143,7 +147,7 @@ async fn serve(
     token: &str,
     (own, key): (Fingerprint, Fingerprint),
     theirs: &Offer,
-    ways: &Ways,
+    ways: &DataPlane,
 ) -> Result<()> {
     talk.introduce(token, own, key, &ways.offer()).await?;
     let domain = ways.domain();
@@ -164,7 +168,7 @@ async fn serve(
 }
 
 /// Waits until a peer that leaves is known to have left: it comes back another way.
-async fn gone(ways: &Ways, peer: PeerId) -> Result<()> {
+async fn gone(ways: &DataPlane, peer: PeerId) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while matches!(ways.domain().peer_state(peer), PeerState::Connected(_)) {
         if Instant::now() > deadline {

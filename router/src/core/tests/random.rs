@@ -69,6 +69,7 @@ impl Play {
                     return;
                 }
                 Step::Load(node) => panic!("{node} has nothing to load"),
+                Step::Assemble(assembly) => panic!("nobody said how large {} is", assembly.model),
             }
         }
     }
