@@ -164,6 +164,9 @@ pub struct AnswerOptions {
     pub tools: ToolChoice,
     /// Where a tool must be called: at most one call.
     pub single_call: bool,
+    /// Tokens that each choice has already, as another engine chose and told them; choices without any come last or
+    /// have an empty list. The answer goes on behind them as that engine would have gone on, and tells what follows.
+    pub resumed: Vec<Vec<u32>>,
 }
 
 /// A language.
@@ -219,12 +222,16 @@ impl AnswerOptions {
             return Some(format!("choices must be between 1 and {}, got {choices}", Self::MOST_CHOICES));
         }
         let most = Self::MOST_TOP_LOGPROBS;
+        if self.resumed.len() > choices as usize {
+            return Some(format!("{} choices cannot go on, the request has {choices}", self.resumed.len()));
+        }
         (top > most).then(|| format!("logprobs must be at most {most} tokens, got {top}"))
     }
 }
 
 impl Default for AnswerOptions {
     fn default() -> Self {
-        Self { choices: 1, logprobs: None, grammar: None, tools: ToolChoice::Auto, single_call: false }
+        let (tools, resumed) = (ToolChoice::Auto, Vec::new());
+        Self { choices: 1, logprobs: None, grammar: None, tools, single_call: false, resumed }
     }
 }

@@ -3,8 +3,10 @@
 //! They run in stream order with MLX's own CPU operations, once for each evaluation. What a
 //! closure computes, and which threads it uses to do so, is its own affair.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 use crate::array::{Array, pointers, returned, returned_list};
 use crate::dtype::{Dtype, Element, readable_as};
@@ -88,7 +90,38 @@ impl HostKernel {
         // What a panic leaves behind is seen by no one: C++ zeroes the outputs, and shared state
         // is the closure's own, behind locks that poison.
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.0)(&inputs, &mut outputs)));
-        outcome.unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(panic.as_ref()))))
+        let outcome =
+            outcome.unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(panic.as_ref()))));
+        if outcome.is_err() {
+            FAILURES.with(|failures| failures.set(failures.get() + 1));
+        }
+        outcome
+    }
+}
+
+thread_local! {
+    /// Host operations that failed on this stream's thread.
+    static FAILURES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Tells a host operation whether one before it on its stream has failed: what it is given may be made of zeros then,
+/// since an evaluation reports a failure when it has come to its end. Whoever lets results out of the process asks.
+#[derive(Debug, Default)]
+pub struct FailureWatch {
+    at_first: OnceLock<u64>,
+}
+
+impl FailureWatch {
+    /// To be called by kernels, all of one stream.
+    ///
+    /// # Errors
+    /// When a host operation has failed on the stream since the first call.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let now = FAILURES.with(Cell::get);
+        match *self.at_first.get_or_init(|| now) == now {
+            true => Ok(()),
+            false => Err("an operation that this one depends on has failed".to_owned()),
+        }
     }
 }
 

@@ -45,5 +45,5 @@ pub use device::{
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorKind, Result};
 pub use evaluation::{async_eval, eval, synchronize};
-pub use host::{HostInput, HostOutput, host_op, host_op_single};
+pub use host::{FailureWatch, HostInput, HostOutput, host_op, host_op_single};
 pub use ops::quantized::{Quantized, QuantizedLayout, QuantizedMode};

@@ -53,6 +53,7 @@ pub(crate) fn request(request: v1::GenerateRequest) -> Result<Request, String> {
                 _ => ToolChoice::Auto,
             },
             single_call: request.single_call,
+            resumed: request.resumed.into_iter().map(|choice| choice.token_ids).collect(),
         },
     })
 }

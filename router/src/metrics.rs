@@ -48,6 +48,7 @@ impl Metrics {
         // Present from the start, so that a rate over them has a zero to begin with.
         metrics.gauge(IN_FLIGHT, vec![]).set(0.0);
         metrics.counter(RETRIES, vec![]).absolute(0);
+        metrics.counter(RESUMES, vec![]).absolute(0);
         Ok(metrics)
     }
 
@@ -80,6 +81,11 @@ impl Metrics {
 
     pub(crate) fn retried(&self) {
         self.counter(RETRIES, vec![]).increment(1);
+    }
+
+    /// An answer goes on elsewhere, behind what had been told.
+    pub(crate) fn resumed(&self) {
+        self.counter(RESUMES, vec![]).increment(1);
     }
 
     pub(crate) fn first_token(&self, model: &str, after: Duration) {
@@ -119,6 +125,7 @@ const REQUESTS: &str = "mlxcel_requests_total";
 const BROKEN: &str = "mlxcel_streams_broken_total";
 const TOKENS: &str = "mlxcel_tokens_total";
 const RETRIES: &str = "mlxcel_retries_total";
+const RESUMES: &str = "mlxcel_resumes_total";
 const TTFT: &str = "mlxcel_time_to_first_token_seconds";
 const IN_FLIGHT: &str = "mlxcel_requests_in_flight";
 const NODES: &str = "mlxcel_nodes";
@@ -128,6 +135,7 @@ const COUNTERS: &[(&str, &str)] = &[
     (BROKEN, "Streamed answers that ended with an error"),
     (TOKENS, "Tokens processed, by model and kind (prompt or completion)"),
     (RETRIES, "Requests sent again because a node could not serve them"),
+    (RESUMES, "Answers that went on elsewhere because a node did not bring them to an end"),
 ];
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT, "Requests being served"),

@@ -73,8 +73,8 @@ impl Events {
         }
     }
 
-    /// Waits for the first piece of text.
-    pub(crate) fn first_text(&mut self) -> String {
+    /// Waits for the next piece of text.
+    pub(crate) fn next_text(&mut self) -> String {
         loop {
             let data = self.next().expect("text comes before the end");
             let text = text_of(&serde_json::from_str(&data).expect("an event is JSON"));

@@ -34,12 +34,16 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
-    /// At the beginning of a text. Works out the first tokens at once, while the prompt is computed.
-    pub(crate) fn new(grammar: &Compiled) -> Self {
+    /// Behind the `tokens` of a text, which were allowed. Works out the next ones at once, while the prompt is computed.
+    pub(crate) fn new(grammar: &Compiled, tokens: Vec<u32>) -> Self {
         let slot = Slot { state: Mutex::new(State::Busy), settled: Condvar::new() };
         let constraint = Self(Arc::new(slot));
         let grammar = grammar.clone();
-        constraint.advance(move || Ok(Box::new(grammar.matcher())));
+        constraint.advance(move || {
+            let mut matcher = Box::new(grammar.matcher());
+            tokens.into_iter().try_for_each(|token| consume(&mut matcher, token))?;
+            Ok(matcher)
+        });
         constraint
     }
 
@@ -68,10 +72,7 @@ impl Constraint {
             State::Ready(mut matcher, _) => {
                 drop(state);
                 self.advance(move || {
-                    // After the end any token may be sampled: nobody reads it.
-                    if !matcher.is_stopped() {
-                        matcher.consume_token(token).map_err(|error| error.to_string())?;
-                    }
+                    consume(&mut matcher, token)?;
                     Ok(matcher)
                 });
             }
@@ -88,6 +89,14 @@ impl Constraint {
             });
             ticket.settle(moved.unwrap_or_else(State::Failed));
         }));
+    }
+}
+
+/// Moves on by a token. After the end any may be sampled: nobody reads it.
+fn consume(matcher: &mut Matcher, token: u32) -> Result<(), String> {
+    match matcher.is_stopped() {
+        true => Ok(()),
+        false => matcher.consume_token(token).map_err(|error| error.to_string()),
     }
 }
 

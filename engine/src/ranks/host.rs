@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mlxcel_mlx_bridge::{Array, Dtype, Error, HostInput, HostOutput, Result, host_op_single};
+use mlxcel_mlx_bridge::{Array, Dtype, Error, FailureWatch, HostInput, HostOutput, Result, host_op_single};
 use mlxcel_transport::collective::{Collective, Element, Reduction};
 
 use super::Ranks;
@@ -13,6 +13,7 @@ use super::Ranks;
 #[derive(Clone)]
 pub struct HostRanks {
     group: Arc<Mutex<dyn Collective>>,
+    watch: Arc<FailureWatch>,
     rank: usize,
     size: usize,
 }
@@ -22,7 +23,7 @@ impl HostRanks {
     #[must_use]
     pub fn new(group: impl Collective + 'static) -> Self {
         let (rank, size) = (group.rank(), group.size());
-        Self { group: Arc::new(Mutex::new(group)), rank, size }
+        Self { group: Arc::new(Mutex::new(group)), watch: Arc::default(), rank, size }
     }
 
     fn node(
@@ -35,8 +36,10 @@ impl HostRanks {
         + Sync
         + 'static,
     ) -> Result<Array> {
-        let group = Arc::clone(&self.group);
+        let (group, watch) = (Arc::clone(&self.group), Arc::clone(&self.watch));
         let kernel = move |inputs: &[HostInput<'_>], output: &mut HostOutput<'_>| {
+            // Others would go on with what a failure left here.
+            watch.check()?;
             // A panic in another operation has broken the group, which says so itself.
             let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
             run(&mut *group, inputs[0].bytes(), output.bytes_mut())

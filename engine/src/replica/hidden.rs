@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mlxcel_mlx_bridge::{Array, Dtype, Result, host_op_single};
+use mlxcel_mlx_bridge::{Array, Dtype, FailureWatch, Result, eval, host_op_single};
 use mlxcel_transport::{Access, Batch, Counter, Key, Memory, Op, OpError, PeerId, Region, Tag};
-use mlxcel_transport::{RegisterError, Transport, TransportExt};
+use mlxcel_transport::{Transport, TransportExt};
 use parking_lot::Mutex;
 
 use super::member::JoinError;
@@ -81,6 +81,7 @@ impl Inlet {
 /// Writes hidden states to the ranks of the next stage.
 pub(super) struct Outlet {
     shared: Arc<Mutex<OutletMemory>>,
+    watch: Arc<FailureWatch>,
     slot_bytes: usize,
     steps: usize,
 }
@@ -95,29 +96,44 @@ struct OutletMemory {
 }
 
 impl Outlet {
-    /// To inlets of these keys, whose slots have so many bytes.
+    /// To inlets of these keys, whose slots have so many bytes. On the thread that will build the graphs.
     pub(super) fn open(
         transport: &Arc<dyn Transport>,
         targets: Vec<Key>,
         slot_bytes: usize,
-    ) -> std::result::Result<Self, RegisterError> {
+    ) -> std::result::Result<Self, JoinError> {
         let staging = transport.register(Memory::zeroed(SLOTS * slot_bytes)?, Access::LOCAL)?;
         let posted = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
         let shared = OutletMemory { transport: Arc::clone(transport), staging, targets, posted };
-        Ok(Self { shared: Arc::new(Mutex::new(shared)), slot_bytes, steps: 0 })
+        let watch = Arc::<FailureWatch>::default();
+        begin(&watch).map_err(|error| JoinError::Disagreement(error.to_string()))?;
+        Ok(Self { shared: Arc::new(Mutex::new(shared)), watch, slot_bytes, steps: 0 })
     }
 
     /// Passes `hidden` on when it is computed: an array, of no meaning, whose evaluation does that.
     pub(super) fn send(&mut self, hidden: &Array) -> Result<Array> {
         let slot = self.steps % SLOTS;
         self.steps += 1;
-        let (shared, slot_bytes) = (Arc::clone(&self.shared), self.slot_bytes);
+        let (shared, slot_bytes, watch) =
+            (Arc::clone(&self.shared), self.slot_bytes, Arc::clone(&self.watch));
         host_op_single("send_hidden", &[hidden], &[1], Dtype::Uint8, move |inputs, output| {
             output.bytes_mut().fill(0);
+            // The next stage would go on with what a failure left here.
+            watch.check()?;
             let sent = shared.lock().send(slot, slot_bytes, inputs[0].bytes());
             sent.map_err(|error| format!("hidden states do not reach the next stage: {error}"))
         })
     }
+}
+
+/// Watches the stream from now on.
+fn begin(watch: &Arc<FailureWatch>) -> Result<()> {
+    let watch = Arc::clone(watch);
+    let begun = host_op_single("watch", &[], &[1], Dtype::Uint8, move |_, output| {
+        output.bytes_mut().fill(0);
+        watch.check()
+    });
+    eval(&[&begun?])
 }
 
 impl OutletMemory {

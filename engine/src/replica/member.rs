@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mlxcel_mlx_bridge::{Dtype, Result};
+use mlxcel_mlx_bridge::{Array, Dtype, Result, eval};
 use mlxcel_transport::collective::{FormError, Group, GroupConfig};
 use mlxcel_transport::{Channel, Key, OpError, PeerId, RegisterError, Transport, TransportExt};
 
@@ -136,8 +136,11 @@ impl Drop for Member {
 fn group(transport: &Arc<dyn Transport>, ranks: &[PeerId]) -> std::result::Result<Box<dyn Ranks>, JoinError> {
     // Parts of a model take unequally long to compute where devices are unequal; that one is lost is known at once.
     let config = GroupConfig { timeout: STEP_PATIENCE, ..GroupConfig::new(1) };
-    let group = Group::form(Arc::clone(transport), ranks, config)?;
-    Ok(Box::new(HostRanks::new(group)))
+    let ranks = HostRanks::new(Group::form(Arc::clone(transport), ranks, config)?);
+    // Whoever fails before the first step is noticed, too.
+    let sum = Array::zeros(&[1], Dtype::Float32).and_then(|zero| ranks.all_sum(&zero));
+    sum.and_then(|sum| eval(&[&sum])).map_err(|error| JoinError::Disagreement(error.to_string()))?;
+    Ok(Box::new(ranks))
 }
 
 /// The ranks while they get ready.

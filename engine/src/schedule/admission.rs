@@ -17,6 +17,8 @@ pub struct Admission {
     pub sequence: SequenceId,
     /// The prompt.
     pub prompt: Vec<u32>,
+    /// How many of the last of these are output of an earlier run, behind which it goes on.
+    pub resumed: usize,
     /// Most tokens it will generate.
     pub max_new_tokens: usize,
     /// Higher goes first.

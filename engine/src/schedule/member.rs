@@ -18,6 +18,8 @@ pub(super) struct Member {
     pub(super) deadline: Option<Duration>,
     /// Prompt and output, as far as the output has been read.
     pub(super) tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub(super) prompt: usize,
     /// Tokens after those that launched steps sample and a later step may compute already.
     pub(super) awaited: usize,
     /// Launched steps that compute tokens of it and have not been read.
@@ -51,6 +53,7 @@ impl From<Admission> for Member {
             priority: admission.priority,
             arrival: admission.arrival,
             deadline: admission.deadline,
+            prompt: admission.prompt.len().saturating_sub(admission.resumed),
             tokens: admission.prompt,
             awaited: 0,
             in_flight: 0,
@@ -82,6 +85,16 @@ impl Running {
     /// Tokens not planned yet.
     pub(super) fn pending(&self) -> usize {
         self.member.tokens.len() + self.member.awaited - self.planned
+    }
+
+    /// How many of the tokens not planned yet a step may compute that has `rows` rows already and room for `budget` more.
+    pub(super) fn chunk(&self, rows: usize, budget: usize, exact_rows: Option<usize>) -> usize {
+        let pending = self.pending().min(budget);
+        let Some(exact) = exact_rows.filter(|exact| rows < *exact) else { return pending };
+        match self.member.prompt.saturating_sub(self.planned) {
+            0 => pending.min(exact - rows),
+            of_prompt => pending.min(of_prompt),
+        }
     }
 
     /// Tokens for which `count` more need room beyond what the table has.

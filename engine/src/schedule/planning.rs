@@ -153,7 +153,7 @@ impl Scheduler {
     fn prefill(&mut self, plan: &mut StepPlan, mut budget: usize) {
         rank(&mut self.running);
         for at in 0..self.running.len() {
-            let count = self.running[at].pending().min(budget);
+            let count = self.running[at].chunk(plan.len(), budget, self.limits.exact_rows);
             if count > 0 && self.running[at].lacking(count) == 0 {
                 budget -= count;
                 self.compute(at, count, plan);

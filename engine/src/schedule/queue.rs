@@ -161,6 +161,7 @@ mod tests {
             let admission = Admission {
                 sequence: SequenceId(self.next),
                 prompt: vec![1; 4],
+                resumed: 0,
                 max_new_tokens: 4,
                 priority,
                 client: Some(client.into()),

@@ -25,6 +25,10 @@ pub struct SchedulerLimits {
     /// Steps that are computed at a time, each by another stage of a pipeline: a step decodes so large a part of the
     /// running sequences, and the others are for the steps beside it.
     pub stages: usize,
+    /// Steps of so many rows and fewer multiply a row to the same bits whatever the others are, where there is such a
+    /// number: output that has to be computed again is, in steps no larger, where nothing else is to be computed, so
+    /// that what follows it is what followed it before.
+    pub exact_rows: Option<usize>,
 }
 
 /// The waiting and the running sequences, and their blocks.

@@ -13,7 +13,13 @@ use crate::blocks::{BLOCK_TOKENS, BlockStore};
 const NOW: Duration = Duration::ZERO;
 
 fn scheduler(max_sequences: usize, step_tokens: usize, blocks: usize) -> Scheduler {
-    let limits = SchedulerLimits { max_sequences, step_tokens, ageing: Duration::from_secs(1), stages: 1 };
+    let limits = SchedulerLimits {
+        max_sequences,
+        step_tokens,
+        ageing: Duration::from_secs(1),
+        stages: 1,
+        exact_rows: None,
+    };
     Scheduler::new(limits, BlockStore::new(blocks))
 }
 
@@ -22,6 +28,7 @@ fn admission(id: u64, prompt: usize, max_new_tokens: usize) -> Admission {
         sequence: SequenceId(id),
         // Prompts of different sequences share nothing.
         prompt: (0..prompt as u32).map(|at| 1000 * id as u32 + at).collect(),
+        resumed: 0,
         max_new_tokens,
         priority: 0,
         client: None,

@@ -31,6 +31,8 @@ pub(super) enum Update {
     Open(Box<Stream>),
     /// It got a token that does not end it.
     Token(Choice),
+    /// It had this token already, which its client was told of elsewhere.
+    Resumed(u32),
     /// It ended.
     End(Ending),
 }
@@ -178,18 +180,21 @@ impl Desk {
                 let stream = self.streams.entry(sequence).insert_entry(*stream);
                 stream.get().answer.started();
             }
-            Update::Token(choice) => {
-                let stopped = self.streams.get_mut(&sequence).is_some_and(|stream| stream.push(choice, at));
-                if stopped {
-                    self.streams.remove(&sequence);
-                    self.report(sequence);
-                }
-            }
+            Update::Token(choice) => self.pushed(sequence, |stream| stream.push(choice, at)),
+            Update::Resumed(token) => self.pushed(sequence, |stream| stream.resume(token, at)),
             Update::End(ending) => {
                 if let Some(mut stream) = self.streams.remove(&sequence) {
                     stream.end(ending, at);
                 }
             }
+        }
+    }
+
+    /// Gives a stream a token, which may end it.
+    fn pushed(&mut self, sequence: SequenceId, push: impl FnOnce(&mut Stream) -> bool) {
+        if self.streams.get_mut(&sequence).is_some_and(push) {
+            self.streams.remove(&sequence);
+            self.report(sequence);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::command::SharedState;
-use super::load::{AGEING, DEFAULT_MAX_SEQUENCES, LoadError, context, on_thread, trace_rows};
+use super::load::{AGEING, DEFAULT_MAX_SEQUENCES, LoadError, context, exact_rows, on_thread, trace_rows};
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, EngineState, EventSink, LoadOptions, LoadStep};
 use crate::blocks::{BLOCK_TOKENS, BlockStore};
@@ -58,12 +58,14 @@ fn start(
     let blocks = replica.blocks;
     let room = u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX);
     let context_tokens = context(options, description.max_context)?.min(room);
-    let wide = usize::from(Device::choose(options.device)?.has_wide_steps());
+    let device = Device::choose(options.device)?;
+    let wide = usize::from(device.has_wide_steps());
     let limits = SchedulerLimits {
         max_sequences: options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES[wide]) as usize,
         step_tokens: replica.step_tokens,
         ageing: AGEING,
         stages: replica.layout.stages().len(),
+        exact_rows: exact_rows(&device),
     };
     let member = Member::join(path, options, replica, progress)?;
     // Who loads waits for it.

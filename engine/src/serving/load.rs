@@ -17,7 +17,7 @@ use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
 use crate::blocks::{BLOCK_TOKENS, BlockStore, blocks_for};
 use crate::checkpoint::CheckpointError;
-use crate::decoder::{Model, WeightError};
+use crate::decoder::{Execution, Model, WeightError};
 use crate::described::described;
 use crate::device::{Device, DeviceError};
 use crate::families::FamilyError;
@@ -197,7 +197,13 @@ impl Loaded {
         let drafter = draft.map(|(draft, limits)| Drafter::new(draft, blocks, limits(step_tokens)));
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
-        let limits = SchedulerLimits { max_sequences, step_tokens, ageing: AGEING, stages: 1 };
+        let limits = SchedulerLimits {
+            max_sequences,
+            step_tokens,
+            ageing: AGEING,
+            stages: 1,
+            exact_rows: exact_rows(&device),
+        };
         let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
         Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, drafter, trace })
@@ -230,6 +236,11 @@ pub(super) fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadEr
         Some(asked) => Ok(asked),
         None => Ok(limit),
     }
+}
+
+/// Rows of a step up to which a row's result depends on no other.
+pub(super) fn exact_rows(device: &Device) -> Option<usize> {
+    (device.execution() == Execution::Host).then_some(mlxcel_kernels::FEW_ROWS)
 }
 
 /// Blocks of KV cache that fit beside the weights, at most `wanted`.

@@ -26,6 +26,13 @@ pub(super) struct Opening {
     arrival: Duration,
 }
 
+impl Opening {
+    /// Tokens that a choice has already.
+    pub(super) fn resumed(&self, choice: u32) -> &[u32] {
+        self.start.options.resumed.get(choice as usize).map_or(&[], Vec::as_slice)
+    }
+}
+
 impl EngineThread {
     /// Checks a request and queues its first choice.
     pub(super) fn start(&mut self, mut start: Start) {
@@ -39,6 +46,10 @@ impl EngineThread {
             let first = self.open(&opening, 0)?;
             if opening.start.options.choices > 1 {
                 self.openings.insert(first, opening);
+            }
+            if !self.sequences.contains_key(&first) {
+                // It had all its tokens already, and so will have no first one.
+                self.open_others(first);
             }
             Ok(())
         });
@@ -60,27 +71,34 @@ impl EngineThread {
     /// Queues one choice.
     fn open(&mut self, opening: &Opening, choice: u32) -> Result<SequenceId, GenerateError> {
         let Opening { start, answer, .. } = opening;
-        let name = self.new_name();
+        let (name, resumed) = (self.new_name(), opening.resumed(choice));
         let drafted = self.drafter.as_ref().map(Drafter::guesses);
         let guessing = Guessing::new(&start.prompt, self.lookup_tokens, drafted);
-        let sequence = Sequence::new(opening, choice, &self.codec, guessing)?;
+        let mut sequence = Sequence::new(opening, choice, &self.codec, guessing)?;
         let admission = Admission {
             sequence: name,
-            prompt: start.prompt.clone(),
-            max_new_tokens: opening.max_new_tokens as usize,
+            prompt: [&start.prompt, resumed].concat(),
+            resumed: resumed.len(),
+            max_new_tokens: (opening.max_new_tokens as usize).saturating_sub(resumed.len()),
             priority: start.turn.priority,
             client: start.turn.client.as_deref().map(Into::into),
             arrival: opening.arrival,
             deadline: start.turn.deadline.map(|timeout| opening.arrival.saturating_add(timeout)),
         };
-        self.scheduler.add(admission).map_err(|error| GenerateError::Invalid(error.to_string()))?;
+        let (updates, ended) = sequence.resume(resumed);
+        if !ended {
+            self.scheduler.add(admission).map_err(|error| GenerateError::Invalid(error.to_string()))?;
+        }
         let options = DetokenizeOptions { skip_special: true, continues: start.continues };
         let shown = start.markup.as_ref().map(|markup| markup.shown.clone()).unwrap_or_default();
         let detokenizer = self.codec.detokenizer_showing(options, shown);
         let text = (detokenizer, StopMatcher::new(&start.limits.stop));
         let stream = Stream::new(answer.clone(), choice, text).with_markup(start.markup.as_ref());
         self.delivery.push(name, Instant::now(), Update::Open(Box::new(stream)));
-        self.sequences.insert(name, sequence);
+        updates.into_iter().for_each(|update| self.delivery.push(name, Instant::now(), update));
+        if !ended {
+            self.sequences.insert(name, sequence);
+        }
         Ok(name)
     }
 }

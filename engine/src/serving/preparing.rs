@@ -75,6 +75,12 @@ fn parts(request: &Request, codec: &TextCodec) -> Result<Parts, GenerateError> {
     if let Some(rule) = broken {
         return Err(GenerateError::Invalid(rule));
     }
+    let vocabulary = codec.vocab_size();
+    if let Some(token) = request.answer.resumed.iter().flatten().find(|token| **token >= vocabulary) {
+        return Err(GenerateError::Invalid(format!(
+            "an answer cannot go on behind token {token}, the vocabulary has {vocabulary}"
+        )));
+    }
     let mut grammar = request.answer.grammar.clone();
     let (prompt, markup) = match &request.prompt {
         Prompt::Chat(chat) => {

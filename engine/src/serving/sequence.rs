@@ -52,9 +52,17 @@ impl Sequence {
         params.seed = params.seed.map(|seed| seed.wrapping_add(choice.into()));
         let mut sampler = Sampler::new(&params, codec.vocab_size() as usize)?;
         sampler.observe_prompt(&start.prompt);
-        let constraint = start.grammar.as_ref().map(Constraint::new);
-        let row =
-            RowSampler::new(sampler, start.options.logprobs).constrained(constraint, start.grammar_after);
+        let resumed = opening.resumed(choice);
+        resumed.iter().for_each(|token| sampler.accept(*token));
+        let opens = start.grammar_after.map(|opener| resumed.iter().position(|token| *token == opener));
+        let (after, behind) = match opens {
+            Some(None) => (start.grammar_after, resumed.len()),
+            Some(Some(at)) => (None, at + 1),
+            None => (None, 0),
+        };
+        let constraint =
+            start.grammar.as_ref().map(|grammar| Constraint::new(grammar, resumed[behind..].to_vec()));
+        let row = RowSampler::new(sampler, start.options.logprobs).constrained(constraint, after);
         Ok(Self {
             id: start.id.clone(),
             answer: answer.clone(),
@@ -101,6 +109,24 @@ impl Sequence {
     /// Tokens that may be guessed behind the next one.
     pub(super) fn room_for_guesses(&self) -> usize {
         self.max_new_tokens.saturating_sub(self.generated + 1) as usize
+    }
+
+    /// Takes the tokens that another engine chose and told: what their stream is to know of them, and whether they end
+    /// the choice.
+    pub(super) fn resume(&mut self, tokens: &[u32]) -> (Vec<Update>, bool) {
+        let mut updates = Vec::new();
+        for &token in tokens {
+            let (taken, ended) = self.push(Choice { token, ranking: None });
+            updates.extend(taken.into_iter().map(|update| match update {
+                Update::Token(choice) => Update::Resumed(choice.token),
+                Update::End(Ending::EndOfSequence(token)) => Update::End(Ending::Resumed(token)),
+                other => other,
+            }));
+            if ended {
+                return (updates, true);
+            }
+        }
+        (updates, false)
     }
 
     /// Takes the next token: what to tell of it, and whether it was the last.

@@ -24,6 +24,8 @@ pub(super) struct Stream {
     splitter: Option<Splitter>,
     /// Of what length calls' ids are.
     id_letters: usize,
+    /// The client has been told what is made of the tokens.
+    silent: bool,
 }
 
 /// How the step thread ends a choice.
@@ -31,6 +33,8 @@ pub(super) struct Stream {
 pub(super) enum Ending {
     /// This end-of-sequence token, which has no text, was generated.
     EndOfSequence(u32),
+    /// The same, and the client has been told elsewhere.
+    Resumed(u32),
     /// As many tokens as allowed were generated.
     Length,
     /// The output went round in circles.
@@ -46,7 +50,7 @@ impl Stream {
     pub(super) fn new(answer: Answer, choice: u32, text: (Detokenizer, StopMatcher)) -> Self {
         let (detokenizer, stops) = text;
         let (scores, splitter) = (PendingScores::default(), None);
-        Self { answer, choice, detokenizer, scores, stops, splitter, id_letters: 0 }
+        Self { answer, choice, detokenizer, scores, stops, splitter, id_letters: 0, silent: false }
     }
 
     /// Tells the output's markup apart.
@@ -56,6 +60,20 @@ impl Stream {
             self.id_letters = if markup.wants_short_ids() { 9 } else { 24 };
         }
         self
+    }
+
+    /// Takes a token of which the client was told elsewhere; true when a stop string ended the choice with it.
+    pub(super) fn resume(&mut self, token: u32, at: Instant) -> bool {
+        self.silent = true;
+        let stopped = self.push(Choice { token, ranking: None }, at);
+        self.silent = false;
+        stopped
+    }
+
+    fn tell(&self, delta: Delta) {
+        if !self.silent {
+            self.answer.delta(delta);
+        }
     }
 
     /// Takes a token generated at `at`; true when a stop string ended the choice, which has been told.
@@ -71,19 +89,20 @@ impl Stream {
         let delta = Delta { token_ids, logprobs, ..self.told_apart(step.text, step.stopped) };
         if step.stopped {
             let reason = self.reason(FinishReason::Stop);
-            self.answer.delta(Delta { ended: Some(reason), ..delta });
+            self.tell(Delta { ended: Some(reason), ..delta });
             self.answer.end(reason, at);
         } else {
-            self.answer.delta(delta);
+            self.tell(delta);
         }
         step.stopped
     }
 
     /// Ends the choice. Nothing may follow.
     pub(super) fn end(&mut self, ending: Ending, at: Instant) {
+        self.silent = matches!(ending, Ending::Resumed(_));
         let (reason, token_ids) = match ending {
             Ending::Failed(error) => return self.answer.fail(error),
-            Ending::EndOfSequence(token) => {
+            Ending::EndOfSequence(token) | Ending::Resumed(token) => {
                 self.answer.token(at);
                 (FinishReason::Stop, vec![token])
             }
@@ -94,7 +113,7 @@ impl Stream {
         let (text, logprobs) = self.rest();
         let delta = Delta { token_ids, logprobs, ..self.told_apart(text, true) };
         let reason = self.reason(reason);
-        self.answer.delta(Delta { ended: Some(reason), ..delta });
+        self.tell(Delta { ended: Some(reason), ..delta });
         self.answer.end(reason, at);
     }
 

@@ -66,6 +66,19 @@ fn requests_end_as_lost_when_a_rank_stops() {
 }
 
 #[test]
+fn nothing_is_told_of_what_was_computed_after_a_loss() {
+    let whole = Replica::start(&[1, 1, 1]).ask("long");
+    let (_, undisturbed) = whole[0].split_once(' ').expect("how it ended, and the text");
+    // The stage between goes on for a moment with what it has.
+    for signal in ["-STOP", "-KILL"] {
+        let (said, _) = lose(&[1, 1, 1], 0, signal);
+        let (_, told) = said.split_once("after ").expect("the text");
+        let told = told.trim_matches('"');
+        assert!(undisturbed.trim_matches('"').starts_with(told), "{signal}: {told} of {undisturbed}");
+    }
+}
+
+#[test]
 fn every_rank_learns_that_one_is_lost_while_nothing_is_asked() {
     // Rank 2 leads.
     for lost in [0, 1, 2] {

@@ -103,6 +103,7 @@ fn lead(engine: &dyn Engine) {
         match task.expect("a task").as_str() {
             "answers" => answers(engine),
             "endless" => endless(engine),
+            "long" => long(engine),
             "" => continue,
             task => panic!("nobody knows how to {task}"),
         }
@@ -143,17 +144,37 @@ fn answers(engine: &dyn Engine) {
     }
 }
 
-/// Says the first token, then how the request ends.
+/// What `endless` begins with, as far as anybody has read.
+fn long(engine: &dyn Engine) {
+    let (events, all) = mpsc::channel();
+    engine.submit(request(0, 1000), Box::new(move |event| drop(events.send(event))));
+    let mut text = String::new();
+    for event in all {
+        match event {
+            Event::Delta(delta) => text.push_str(&delta.text),
+            Event::Finished(finish) => println!("says {:?} {text:?}", finish.reason),
+            Event::Failed(error) => println!("says {error:?}"),
+            Event::Started { .. } => {}
+        }
+    }
+}
+
+/// Says the first token, then how the request ends, and what was told of it before.
 fn endless(engine: &dyn Engine) {
     let (events, all) = mpsc::channel();
     engine.submit(request(0, 2000), Box::new(move |event| drop(events.send(event))));
-    let mut began = false;
+    let mut text = String::new();
     for event in all {
         match event {
-            Event::Delta(_) if !std::mem::replace(&mut began, true) => println!("says first token"),
-            Event::Failed(error) => println!("says {error:?}"),
+            Event::Delta(delta) => {
+                if text.is_empty() {
+                    println!("says first token");
+                }
+                text.push_str(&delta.text);
+            }
+            Event::Failed(error) => println!("says {error:?} after {text:?}"),
             Event::Finished(finish) => println!("says {finish:?}"),
-            _ => {}
+            Event::Started { .. } => {}
         }
     }
 }

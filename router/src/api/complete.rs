@@ -23,7 +23,6 @@ use super::choices::{Gathered, Streamed};
 use super::completion_request;
 use super::error::{ApiError, Envelope};
 use super::{App, BODY_LIMIT_BYTES};
-use crate::core::attempt::Commit;
 use crate::core::refusal::Refusal;
 use crate::metrics::Metrics;
 use crate::nodes::roster::now;
@@ -95,15 +94,11 @@ async fn answer(
         logprobs: generate.logprobs.is_some(),
         include_usage: streaming.include_usage,
     };
-    let commit = match streaming.on {
-        true => Commit::FirstToken,
-        false => Commit::Finish,
-    };
     let mut answering = Answering {
         heading,
         began: now(),
         metrics: app.relay.metrics.clone(),
-        run: Run::new(app.relay, generate, commit, timeout),
+        run: Run::new(app.relay, generate, timeout),
         seen_token: false,
     };
     if streaming.on {
@@ -144,7 +139,6 @@ async fn whole(mut answering: Answering) -> Result<Response, ApiError> {
     loop {
         match answering.next().await? {
             Piece::Output(deltas) => choices.add(deltas),
-            Piece::Restart => choices = Gathered::default(),
             Piece::Finished(finished) => {
                 let heading = &answering.heading;
                 let choices = choices.finish(heading, &finished);
@@ -218,8 +212,6 @@ fn part(
             events.push(Event::default().data("[DONE]"));
             true
         }
-        // A streamed answer commits with its first token and is not restarted after it.
-        Ok(Piece::Restart) => false,
         Err(refusal) => {
             tracing::warn!(request = %heading.id, %refusal, "answer broken off");
             answering.metrics.broke_off();

@@ -139,7 +139,6 @@ impl From<Refusal> for ApiError {
             Refusal::Crashes { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message).code("worker_crashed")
             }
-            Refusal::NodeLost { .. } => Self::new(StatusCode::BAD_GATEWAY, SERVER, message).code("node_lost"),
             Refusal::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message),
         }
     }

@@ -43,7 +43,8 @@ pub(crate) fn plan(fleet: &Fleet, model: &str, layout: Option<&[usize]>) -> Opti
     let able = |member: &&Member| member.report.can_rank && member.report.could_load(model);
     let able: Vec<(&NodeId, &Member)> = fleet.alive().filter(|(_, member)| able(member)).collect();
     let sizes = able.iter().find_map(|(_, member)| member.report.sizes.get(model))?;
-    let devices = able.iter().flat_map(|(id, member)| member.report.ready().map(|worker| device(id, worker)));
+    let devices =
+        able.iter().flat_map(|(id, member)| member.report.ready().map(|worker| device(id, worker, model)));
     let devices: Vec<Device> = devices.collect();
     let places: BTreeMap<&str, &NodeId> = able.iter().map(|(id, _)| (id.as_str(), *id)).collect();
     let cpu = able.iter().any(|(_, member)| member.report.ready().any(|worker| worker.is_cpu));
@@ -143,12 +144,12 @@ fn demands(max_context: usize) -> impl Iterator<Item = Demand> {
         .map(move |(sequences, context)| Demand { sequences, context: context.min(max_context.max(1)) })
 }
 
-fn device(node: &NodeId, worker: &WorkerReport) -> Device {
+fn device(node: &NodeId, worker: &WorkerReport, model: &str) -> Device {
     let or = |measured: f64, usual: f64| if measured > 0.0 { measured } else { usual };
     Device {
         host: node.as_str().to_owned(),
         index: worker.index as usize,
-        memory: worker.free_bytes(),
+        memory: worker.bytes_for(model),
         bandwidth: or(worker.bandwidth, USUAL_BANDWIDTH),
         compute: or(worker.operations, USUAL_OPERATIONS),
         distributed: true,

@@ -1,8 +1,7 @@
 //! A request's life: chosen, started, first token, finished, and what a failure means at each point.
 //!
-//! Until something has been shown to the client, a failure that another node or a later try may not
-//! share costs a retry; afterwards it is the client's error. Chooses no node itself (`dispatch`),
-//! sends nothing (`relay`).
+//! A failure that another node or a later try may not share costs a retry, which goes on behind what has been told.
+//! Chooses no node itself (`dispatch`), sends nothing (`relay`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,15 +21,6 @@ pub(crate) const MOST_CRASHES: u32 = 3;
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest such pause.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// When the client has been shown something that a retry could contradict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Commit {
-    /// With the first token: the answer is streamed.
-    FirstToken,
-    /// At the end only: the answer is sent whole.
-    Finish,
-}
 
 /// What to do next for a request that is on no node.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +59,7 @@ pub(crate) enum Verdict {
     Hold,
     /// Pass it on.
     Forward,
-    /// Drop what came from this node and ask for the next step. Holds the cause, for the log.
+    /// Leave this node and ask for the next step; another goes on behind what has been told. Holds the cause, for the log.
     Retry(String),
     /// Tell the client; nothing follows.
     Fail(Refusal),
@@ -79,7 +69,6 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     model: String,
-    commit: Commit,
     patience: Duration,
     waited: Duration,
     waiting_since: Option<Instant>,
@@ -94,8 +83,6 @@ enum Phase {
     Choosing,
     Sent(NodeId),
     Started(NodeId),
-    /// The client has seen output.
-    Committed(NodeId),
     Ended,
 }
 
@@ -120,10 +107,9 @@ enum SetbackKind {
 
 impl Attempt {
     /// A request for `model` that may wait `patience` in all for a node to serve it.
-    pub(crate) fn new(model: &str, commit: Commit, patience: Duration) -> Self {
+    pub(crate) fn new(model: &str, patience: Duration) -> Self {
         Self {
             model: model.to_owned(),
-            commit,
             patience,
             waited: Duration::ZERO,
             waiting_since: None,
@@ -179,30 +165,25 @@ impl Attempt {
 
     /// Something happened on the node the request was sent to.
     pub(crate) fn on(&mut self, happening: Happening, fleet: &Fleet, now: Instant) -> Verdict {
-        let (node, committed) = match &self.phase {
-            Phase::Sent(node) | Phase::Started(node) => (node.clone(), false),
-            Phase::Committed(node) => (node.clone(), true),
+        let node = match &self.phase {
+            Phase::Sent(node) | Phase::Started(node) => node.clone(),
             Phase::Choosing | Phase::Ended => return Verdict::Hold,
         };
         match happening {
-            Happening::Started if committed => Verdict::Hold,
             Happening::Started => {
                 self.phase = Phase::Started(node);
                 Verdict::Hold
             }
             Happening::Delta => {
-                self.phase = match self.commit {
-                    Commit::FirstToken => Phase::Committed(node),
-                    Commit::Finish => Phase::Started(node),
-                };
+                self.phase = Phase::Started(node);
+                // Whatever took workers down before has been overcome.
+                self.crashes = 0;
                 Verdict::Forward
             }
             Happening::Finished => {
                 self.phase = Phase::Ended;
                 Verdict::Forward
             }
-            Happening::Failed(kind, message) if committed => self.fail(after_first_token(kind, message)),
-            Happening::Lost(cause) if committed => self.fail(Refusal::NodeLost { node, cause }),
             Happening::Failed(kind, message) => self.failed(node, (kind, message), fleet, now),
             Happening::Lost(cause) => {
                 self.set_back(&node, fleet, now, FailureKind::WorkerLost);
@@ -328,19 +309,5 @@ impl Attempt {
     fn fail(&mut self, refusal: Refusal) -> Verdict {
         self.phase = Phase::Ended;
         Verdict::Fail(refusal)
-    }
-}
-
-/// A failure the client has to be told of, since it has seen part of the answer.
-fn after_first_token(kind: FailureKind, message: String) -> Refusal {
-    match kind {
-        FailureKind::InvalidRequest => Refusal::Invalid(message),
-        FailureKind::Overloaded => Refusal::Overloaded(message),
-        FailureKind::DeadlineExceeded => Refusal::DeadlineExceeded(message),
-        FailureKind::WorkerLost
-        | FailureKind::Draining
-        | FailureKind::ModelNotFound
-        | FailureKind::Internal
-        | FailureKind::Unspecified => Refusal::Internal(message),
     }
 }

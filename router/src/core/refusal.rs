@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-use super::fleet::NodeId;
-
 /// Why a request ended without its whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -55,14 +53,6 @@ pub(crate) enum Refusal {
     /// The node's engine failed.
     #[error("{0}")]
     Internal(String),
-    /// The node was lost after part of the answer had been sent.
-    #[error("node {node} was lost after the answer had begun: {cause}")]
-    NodeLost {
-        /// Which.
-        node: NodeId,
-        /// How.
-        cause: String,
-    },
     /// The router is ending.
     #[error("the router is shutting down")]
     Stopping,

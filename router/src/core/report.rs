@@ -52,17 +52,18 @@ pub(crate) struct WorkerReport {
     pub(crate) ready: bool,
     pub(crate) is_cpu: bool,
     pub(crate) memory_bytes: u64,
-    /// Bytes of weights that it holds.
-    pub(crate) weight_bytes: u64,
+    /// Bytes of weights that it holds of each model.
+    pub(crate) weight_bytes: BTreeMap<String, u64>,
     /// Bytes a second, and operations; 0 where not measured.
     pub(crate) bandwidth: f64,
     pub(crate) operations: f64,
 }
 
 impl WorkerReport {
-    /// Bytes that another model may have.
-    pub(crate) fn free_bytes(&self) -> u64 {
-        self.memory_bytes.saturating_sub(self.weight_bytes)
+    /// Bytes that `model` may have. What is there of it already goes before it is loaded anew.
+    pub(crate) fn bytes_for(&self, model: &str) -> u64 {
+        let others = self.weight_bytes.iter().filter(|(name, _)| *name != model);
+        self.memory_bytes.saturating_sub(others.map(|(_, bytes)| *bytes).sum())
     }
 }
 
@@ -134,7 +135,7 @@ impl Report {
     /// Whether one of its devices could hold `model` alone, as far as is known.
     pub(crate) fn could_hold(&self, model: &str) -> bool {
         let Some(sizes) = self.sizes.get(model) else { return true };
-        self.ready().any(|worker| worker.memory_bytes == 0 || worker.free_bytes() >= sizes.weight_bytes)
+        self.ready().any(|worker| worker.memory_bytes == 0 || worker.bytes_for(model) >= sizes.weight_bytes)
     }
 
     /// Its devices that can be given something.
@@ -171,7 +172,7 @@ fn worker_report(worker: &WorkerState, node: Option<&NodeInfo>, ready: bool) -> 
         ready,
         is_cpu: device.is_none_or(|device| device.kind() == DeviceKind::Cpu),
         memory_bytes: device.map_or(0, |device| device.memory_bytes),
-        weight_bytes: worker.models.iter().map(|model| model.weight_bytes).sum(),
+        weight_bytes: worker.models.iter().map(|model| (model.name.clone(), model.weight_bytes)).collect(),
         bandwidth: device.map_or(0.0, |device| device.bandwidth_bytes_per_second),
         operations: device.map_or(0.0, |device| device.operations_per_second),
     }

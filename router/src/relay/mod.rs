@@ -6,17 +6,19 @@
 mod assemble;
 mod leg;
 mod load;
+mod told;
 
 use std::time::{Duration, Instant};
 
 use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::attempt::{Attempt, Commit, Verdict};
+use crate::core::attempt::{Attempt, Verdict};
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
 use crate::nodes::roster::{Order, Roster, now};
 use leg::Leg;
+use told::Told;
 
 /// What requests need of the router.
 #[derive(Debug, Clone)]
@@ -34,9 +36,6 @@ pub(crate) struct Relay {
 pub(crate) enum Piece {
     /// More output, of some of the choices.
     Output(Vec<ChoiceDelta>),
-    /// The answer starts again on another node: what came so far is void. Only while committing at
-    /// the end.
-    Restart,
     /// The end.
     Finished(Finished),
 }
@@ -50,20 +49,17 @@ pub(crate) struct Run {
     leg: Option<Leg>,
     legs: u32,
     deadline: Option<Deadline>,
-    /// Whether a part has been handed out that a retry makes void.
-    delivered: bool,
+    told: Told,
     _in_flight: InFlight,
 }
 
 impl Run {
     /// A request that has gone nowhere yet, and may take `timeout` from now on. Its id becomes the wire's.
-    pub(crate) fn new(
-        relay: Relay,
-        request: GenerateRequest,
-        commit: Commit,
-        timeout: Option<Duration>,
-    ) -> Self {
-        let attempt = Attempt::new(&request.model, commit, relay.patience);
+    pub(crate) fn new(relay: Relay, mut request: GenerateRequest, timeout: Option<Duration>) -> Self {
+        let attempt = Attempt::new(&request.model, relay.patience);
+        let sampling = request.sampling.get_or_insert_default();
+        // Whichever node goes on draws as the first would have.
+        sampling.seed.get_or_insert_with(rand::random);
         let in_flight = relay.metrics.request_begins();
         let deadline = timeout.map(|timeout| Deadline { timeout, at: now() + timeout });
         Self {
@@ -73,7 +69,7 @@ impl Run {
             leg: None,
             legs: 0,
             deadline,
-            delivered: false,
+            told: Told::default(),
             _in_flight: in_flight,
         }
     }
@@ -109,17 +105,19 @@ impl Run {
             match verdict {
                 Verdict::Hold => {}
                 Verdict::Forward => {
-                    if let Some(piece) = piece {
-                        self.delivered = true;
+                    if let Some(piece) = piece.and_then(|piece| self.handed_out(piece)) {
                         return Ok(piece);
                     }
                 }
                 Verdict::Retry(cause) => {
                     self.leg = None;
-                    self.relay.metrics.retried();
-                    tracing::warn!(request = %self.request.request_id, %cause, "retrying");
-                    if std::mem::take(&mut self.delivered) {
-                        return Ok(Piece::Restart);
+                    let request = &self.request.request_id;
+                    if self.told.is_empty() {
+                        self.relay.metrics.retried();
+                        tracing::warn!(%request, %cause, "retrying");
+                    } else {
+                        self.relay.metrics.resumed();
+                        tracing::warn!(%request, %cause, "going on elsewhere");
                     }
                 }
                 Verdict::Fail(refusal) => {
@@ -127,6 +125,17 @@ impl Run {
                     return Err(refusal);
                 }
             }
+        }
+    }
+
+    /// Notes a part that is handed out; none where all of it has been before.
+    fn handed_out(&mut self, piece: Piece) -> Option<Piece> {
+        match piece {
+            Piece::Output(deltas) => {
+                let deltas = self.told.note(deltas);
+                (!deltas.is_empty()).then_some(Piece::Output(deltas))
+            }
+            finished @ Piece::Finished(_) => Some(finished),
         }
     }
 
@@ -139,6 +148,7 @@ impl Run {
                 Order::Go(pick, link) => {
                     self.legs += 1;
                     let mut request = self.request.clone();
+                    request.resumed = self.told.resumed();
                     if self.legs > 1 {
                         // The same node may be asked again before it has forgotten the last time.
                         request.request_id = format!("{}-{}", request.request_id, self.legs);

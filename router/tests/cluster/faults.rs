@@ -41,32 +41,41 @@ async fn node_that_dies_before_the_first_token_costs_a_retry() {
     assert_eq!(rig.metric("mlxcel_retries_total").await, 1.0);
 }
 
-#[tokio::test]
-async fn node_that_dies_after_the_first_token_is_a_clean_error() {
-    let (rig, mut first, mut second, asked, answer) = one_request(json!({"stream": true})).await;
-    asked.delta("par").await;
-    let mut answer = answer.await.expect("sent");
-    answer.chunk().await;
-    answer.chunk().await;
-    first.kill().await;
-    let events = answer.events().await;
-    let error = error(&events).expect("an error, and no [DONE]");
-    assert_eq!(error["code"], "node_lost");
-    let message = error["message"].as_str().expect("text");
-    assert!(message.ends_with("was lost after the answer had begun: its connection broke"), "{message}");
-    assert_eq!(events.len(), 1);
-    assert!(!second.is_asked());
-    assert_eq!(rig.metric("mlxcel_streams_broken_total").await, 1.0);
+/// The tokens that a node is told to go on behind.
+fn resumed(asked: &Asked) -> Vec<Vec<u32>> {
+    asked.request.resumed.iter().map(|choice| choice.token_ids.clone()).collect()
 }
 
 #[tokio::test]
-async fn whole_answer_is_retried_even_after_the_first_token() {
-    let (_rig, mut first, mut second, asked, answer) = one_request(json!({})).await;
-    asked.delta("lost").await;
-    first.kill().await;
-    second.asked().await.answer(&["kept"]).await;
-    let body = answer.await.expect("sent").json().await;
-    assert_eq!(body["choices"][0]["message"]["content"], "kept");
+async fn answer_goes_on_where_its_node_died() {
+    for stream in [true, false] {
+        let (rig, mut first, mut second, asked, answer) = one_request(json!({"stream": stream})).await;
+        assert_eq!(resumed(&asked), Vec::<Vec<u32>>::new());
+        let seed = asked.request.sampling.as_ref().and_then(|sampling| sampling.seed);
+        asked.delta("be").await;
+        asked.delta("gun ").await;
+        // Until the router has seen both.
+        rig.until(|_| true).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        first.kill().await;
+        let asked = second.asked().await;
+        assert_eq!(resumed(&asked), [vec![7, 7]]);
+        let again = asked.request.sampling.as_ref().and_then(|sampling| sampling.seed);
+        assert!(seed.is_some() && seed == again, "{seed:?}, {again:?}");
+        asked.answer(&["and ", "done"]).await;
+        let mut answer = answer.await.expect("sent");
+        let text = if stream {
+            let events = answer.events().await;
+            assert_eq!(events.last(), Some(&Sent::Done));
+            content(&events)
+        } else {
+            let body = answer.json().await;
+            body["choices"][0]["message"]["content"].as_str().expect("text").to_owned()
+        };
+        assert_eq!(text, "begun and done");
+        assert_eq!(rig.metric("mlxcel_resumes_total").await, 1.0);
+        assert_eq!(rig.metric("mlxcel_streams_broken_total").await, 0.0);
+    }
 }
 
 #[tokio::test]
@@ -88,15 +97,15 @@ async fn passing_failures_before_the_first_token_are_retried_elsewhere() {
 }
 
 #[tokio::test]
-async fn worker_that_crashes_after_the_first_token_is_a_clean_error() {
+async fn answer_goes_on_where_a_worker_crashed() {
     let (_rig, _first, mut second, asked, answer) = one_request(json!({"stream": true})).await;
     asked.delta("par").await;
     asked.fail(FailureKind::WorkerLost, "worker 0 was killed").await;
+    let asked = second.asked().await;
+    assert_eq!(resumed(&asked), [vec![7]]);
+    asked.answer(&["t two"]).await;
     let events = answer.await.expect("sent").events().await;
-    let error = error(&events).expect("an error");
-    assert_eq!(error["message"], "worker 0 was killed");
-    assert_eq!(error["type"], "server_error");
-    assert!(!second.is_asked());
+    assert_eq!(content(&events), "part two");
 }
 
 #[tokio::test]
@@ -242,8 +251,10 @@ async fn eight_streams_survive_the_death_of_one_of_two_nodes() {
         survivor.delta("and done").await;
         survivor.finish(FinishReason::Stop, 2).await;
     }
-    for _ in 0..2 {
-        staying.asked().await.answer(&["retried"]).await;
+    for _ in 0..4 {
+        let asked = staying.asked().await;
+        let rest = if resumed(&asked).is_empty() { "retried" } else { "and resumed" };
+        asked.answer(&[rest]).await;
     }
     for answer in waiting {
         streams.push(answer.await.expect("sent"));
@@ -260,9 +271,8 @@ async fn eight_streams_survive_the_death_of_one_of_two_nodes() {
         });
     }
     endings.sort();
-    let lost = "\"node_lost\"";
-    let done = "begun and done";
-    assert_eq!(endings, [lost, lost, done, done, done, done, "retried", "retried"]);
+    let (done, resumed) = ("begun and done", "begun and resumed");
+    assert_eq!(endings, [done, done, done, done, resumed, resumed, "retried", "retried"]);
     assert_eq!(rig.metric("mlxcel_requests_in_flight").await, 0.0);
 }
 

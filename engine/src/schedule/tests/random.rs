@@ -26,6 +26,7 @@ impl Workload {
             step_tokens: random.random_range(1..200),
             ageing: Duration::from_millis(random.random_range(1..500)),
             stages: random.random_range(1..4),
+            exact_rows: random.random_bool(0.3).then(|| random.random_range(1..20)),
         };
         let blocks = random.random_range(6..48);
         let prefixes =

@@ -18,8 +18,13 @@ fn script(client: u8, prompt: usize, max_new_tokens: usize) -> Script {
 }
 
 fn world(max_sequences: usize, blocks: usize) -> World {
-    let limits =
-        SchedulerLimits { max_sequences, step_tokens: 64, ageing: Duration::from_secs(1), stages: 1 };
+    let limits = SchedulerLimits {
+        max_sequences,
+        step_tokens: 64,
+        ageing: Duration::from_secs(1),
+        stages: 1,
+        exact_rows: None,
+    };
     World::new(limits, blocks)
 }
 

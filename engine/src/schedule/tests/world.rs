@@ -93,6 +93,7 @@ impl World {
         let admission = Admission {
             sequence,
             prompt: script.prompt.clone(),
+            resumed: 0,
             max_new_tokens: script.max_new_tokens,
             priority: script.priority,
             client: Some(script.client.to_string().into()),
