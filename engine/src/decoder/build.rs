@@ -82,14 +82,22 @@ impl Model {
         }
         let graph = GraphArithmetic { dtype };
         let arithmetic: Box<dyn Arithmetic> = match (execution, kernels) {
-            (Execution::Host, _) => Box::new(HostArithmetic),
+            (Execution::Host, _) => {
+                Box::new(HostArithmetic { sum: part.ranks.as_ref().and_then(|ranks| ranks.sum_within()) })
+            }
             (Execution::Cuda, Some(kernels)) => Box::new(CudaArithmetic { kernels, graph }),
             _ => Box::new(graph),
         };
         let arithmetic = match part.ranks {
             Some(ranks) => {
+                let within = execution == Execution::Host && ranks.sum_within().is_some();
                 let embedded = description.embedding.as_ref().map(|table| share_of(table).outputs);
-                Box::new(ShardedArithmetic::new(arithmetic, ranks, embedded, description.vocab_size)?)
+                Box::new(ShardedArithmetic::new(
+                    (arithmetic, within),
+                    ranks,
+                    embedded,
+                    description.vocab_size,
+                )?)
             }
             None => arithmetic,
         };

@@ -64,7 +64,7 @@ fn cpu_blocks_give_what_their_parts_give_one_by_one() {
     for case in cases() {
         let mut model = load(&case.model, Execution::Host).expect("the case loads");
         let at_once = ragged(&model, &case.prompts);
-        model.arithmetic = Box::new(InParts(HostArithmetic));
+        model.arithmetic = Box::new(InParts(HostArithmetic::default()));
         assert!(ragged(&model, &case.prompts) == at_once, "{}: other logits", case.name);
     }
 }

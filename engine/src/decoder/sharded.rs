@@ -18,6 +18,8 @@ use crate::ranks::Ranks;
 pub(crate) struct ShardedArithmetic {
     own: Box<dyn Arithmetic>,
     ranks: Box<dyn Ranks>,
+    /// The arithmetic it wraps sums within its own blocks.
+    sums_within: bool,
     vocabulary: Option<Vocabulary>,
     vocab_size: usize,
 }
@@ -31,15 +33,15 @@ struct Vocabulary {
 }
 
 impl ShardedArithmetic {
-    /// `embedded` are the tokens whose embedding this rank has, in the first stage.
+    /// `sums_within` where `own` sums over the ranks what its blocks add. `embedded` are the tokens whose embedding this rank has, in the first stage.
     pub(crate) fn new(
-        own: Box<dyn Arithmetic>,
+        (own, sums_within): (Box<dyn Arithmetic>, bool),
         ranks: Box<dyn Ranks>,
         embedded: Option<Range<usize>>,
         vocab_size: usize,
     ) -> Result<Self> {
         let vocabulary = embedded.map(|tokens| Vocabulary::new(&tokens, vocab_size)).transpose()?;
-        Ok(Self { own, ranks, vocabulary, vocab_size })
+        Ok(Self { own, ranks, sums_within, vocabulary, vocab_size })
     }
 }
 
@@ -122,6 +124,9 @@ impl Arithmetic for ShardedArithmetic {
     }
 
     fn finish_layer(&self, residual: &mut Residual, mixed: &Array, layer: &LayerWeights) -> Result<()> {
+        if self.sums_within {
+            return self.own.finish_layer(residual, mixed, layer);
+        }
         let shape = &layer.attention.shape;
         let mixed = mixed.reshape(&[-1, length(shape.heads * shape.head_dim)])?;
         let part = self.own.linear(&mixed, &layer.attention.output)?;

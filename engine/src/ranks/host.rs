@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mlxcel_mlx_bridge::{Array, Dtype, Error, FailureWatch, HostInput, HostOutput, Result, host_op_single};
 use mlxcel_transport::collective::{Collective, Element, Reduction};
 
-use super::Ranks;
+use super::{Ranks, SumWithin};
 
 /// A group of the transport, for arrays of the CPU.
 #[derive(Clone)]
@@ -63,6 +63,16 @@ impl Ranks for HostRanks {
             sum.copy_from_slice(mine);
             group.all_reduce(sum, element, Reduction::Sum).map_err(|error| error.to_string())
         })
+    }
+
+    fn sum_within(&self) -> Option<SumWithin> {
+        let (group, watch) = (Arc::clone(&self.group), Arc::clone(&self.watch));
+        Some(Arc::new(move |values: &mut [f32]| {
+            watch.check()?;
+            let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
+            let sum = group.all_reduce(bytemuck::cast_slice_mut(values), Element::F32, Reduction::Sum);
+            sum.map_err(|error| error.to_string())
+        }))
     }
 
     fn all_gather(&self, x: &Array) -> Result<Array> {

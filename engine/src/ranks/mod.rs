@@ -9,7 +9,12 @@ mod mlx;
 pub use host::HostRanks;
 pub use mlx::MlxRanks;
 
+use std::sync::Arc;
+
 use mlxcel_mlx_bridge::{Array, Result};
+
+/// Replaces values of this rank by their sums over all ranks; or why it cannot.
+pub(crate) type SumWithin = Arc<dyn Fn(&mut [f32]) -> std::result::Result<(), String> + Send + Sync>;
 
 /// The ranks of a replica, seen by one of them. Every rank builds the same operations in the same order.
 pub trait Ranks {
@@ -24,6 +29,12 @@ pub trait Ranks {
     /// # Errors
     /// When the group cannot take such an array. That a rank was lost surfaces where the result is evaluated.
     fn all_sum(&self, x: &Array) -> Result<Array>;
+
+    /// The sum as a function for kernels of the CPU, which it is called in: nodes of the graph cost more than small
+    /// sums do. None where ranks meet elsewhere.
+    fn sum_within(&self) -> Option<SumWithin> {
+        None
+    }
 
     /// What all ranks pass, arrays of one shape and dtype, one after the other along the first axis.
     ///

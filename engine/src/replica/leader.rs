@@ -22,7 +22,7 @@ impl Leader {
         let attendance = member.attendance();
         let others: Vec<PeerId> = attendance.others().map(|(_, peer)| peer).collect();
         let plans = PlanSender::new(attendance.options.transport.clone(), others);
-        let stages = attendance.options.layout.stages().len();
+        let stages = attendance.options.micro_batches();
         Self { member, plans, stages }
     }
 }

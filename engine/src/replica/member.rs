@@ -35,6 +35,17 @@ pub struct ReplicaOptions {
     pub blocks: usize,
     /// Most tokens in one step.
     pub step_tokens: usize,
+    /// Steps under way at a time, each of a part of the sequences: as many as there are stages, when absent. The
+    /// leader's affair.
+    pub micro_batches: Option<usize>,
+}
+
+impl ReplicaOptions {
+    /// Steps that are under way at a time.
+    pub(crate) fn micro_batches(&self) -> usize {
+        let stages = self.layout.stages().len();
+        self.micro_batches.map_or(stages, |most| most.clamp(1, stages))
+    }
 }
 
 /// Why ranks do not form a replica.

@@ -64,7 +64,7 @@ fn start(
         max_sequences: options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES[wide]) as usize,
         step_tokens: replica.step_tokens,
         ageing: AGEING,
-        stages: replica.layout.stages().len(),
+        stages: replica.micro_batches(),
         exact_rows: exact_rows(&device),
     };
     let member = Member::join(path, options, replica, progress)?;

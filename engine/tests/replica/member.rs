@@ -37,7 +37,8 @@ fn is_a_rank() {
     let rank: usize = rank.parse().expect("a number");
     let (transport, ranks) = meet(rank);
     let layout = layout(&division);
-    let options = ReplicaOptions { layout, rank, ranks, transport, blocks: 96, step_tokens: 64 };
+    let options =
+        ReplicaOptions { layout, rank, ranks, transport, blocks: 96, step_tokens: 64, micro_batches: None };
     let load = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
     let (failed, failure) = mpsc::channel();
     let on_failure = Box::new(move |reason: String| {

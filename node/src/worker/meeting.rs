@@ -89,7 +89,7 @@ impl Meeting {
         let ranks: Vec<PeerId> = roster.iter().map(|(_, offer)| offer.peer).collect();
         let transport: Arc<dyn Transport> = Arc::new(selected);
         let (blocks, step_tokens) = (part.kv_blocks as usize, part.step_tokens as usize);
-        Ok(ReplicaOptions { layout, rank: own, ranks, transport, blocks, step_tokens })
+        Ok(ReplicaOptions { layout, rank: own, ranks, transport, blocks, step_tokens, micro_batches: None })
     }
 }
 

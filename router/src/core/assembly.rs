@@ -34,14 +34,27 @@ pub(crate) struct RankPlace {
     pub(crate) device: u32,
 }
 
-/// Plans a replica of `model` over the devices of living nodes that can be ranks and have the model; `layout`, ranks a
-/// stage, is the operator's wish. None where no node says how large the model is.
+/// Plans a replica of `model` over the devices of living nodes that can be ranks: those that have the model, or, where
+/// these do not suffice and it has a name on the hub, all of them. `layout`, ranks a stage, is the operator's wish.
+/// None where no node says how large the model is.
 ///
 /// # Errors
 /// What is missing, where it cannot be placed.
 pub(crate) fn plan(fleet: &Fleet, model: &str, layout: Option<&[usize]>) -> Option<Result<Assembly, String>> {
-    let able = |member: &&Member| member.report.can_rank && member.report.could_load(model);
-    let able: Vec<(&NodeId, &Member)> = fleet.alive().filter(|(_, member)| able(member)).collect();
+    let ranks = || fleet.alive().filter(|(_, member)| member.report.can_rank && !member.report.draining);
+    let having = ranks().filter(|(_, member)| member.report.could_load(model)).collect();
+    let planned = over(having, model, layout)?;
+    Some(match planned {
+        Err(_) if model.contains('/') => over(ranks().collect(), model, layout)?,
+        planned => planned,
+    })
+}
+
+fn over(
+    able: Vec<(&NodeId, &Member)>,
+    model: &str,
+    layout: Option<&[usize]>,
+) -> Option<Result<Assembly, String>> {
     let sizes = able.iter().find_map(|(_, member)| member.report.sizes.get(model))?;
     let devices =
         able.iter().flat_map(|(id, member)| member.report.ready().map(|worker| device(id, worker, model)));

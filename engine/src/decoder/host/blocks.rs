@@ -14,6 +14,7 @@ use crate::decoder::arithmetic::length;
 use crate::decoder::description::Activation;
 use crate::decoder::inputs::StepInputs;
 use crate::decoder::weights::{LayerWeights, NormWeights};
+use crate::ranks::SumWithin;
 
 /// Norm, three projections, the norms of heads and rotation: `[tokens, width]` to queries, keys and values.
 pub(super) fn attention_inputs(
@@ -67,8 +68,13 @@ fn norm_heads(heads: &mut [f32], rows: usize, norm: &[f32], epsilon: f32) -> Out
 }
 
 /// The output projection of attention and the feed-forward block, with both residual additions:
-/// the hidden state `[tokens, width]` after the layer.
-pub(super) fn finish_layer(hidden: &Array, mixed: &Array, layer: &LayerWeights) -> Result<Array> {
+/// the hidden state `[tokens, width]` after the layer. What is added is summed over ranks first, where there are several.
+pub(super) fn finish_layer(
+    hidden: &Array,
+    mixed: &Array,
+    layer: &LayerWeights,
+    sum: Option<SumWithin>,
+) -> Result<Array> {
     let Activation::Silu = layer.activation;
     let linears = [&layer.attention.output, &layer.gate, &layer.up, &layer.down];
     let views = linears.map(LinearView::of);
@@ -87,8 +93,11 @@ pub(super) fn finish_layer(hidden: &Array, mixed: &Array, layer: &LayerWeights) 
         out.copy_from_slice(hidden);
         let mut delta = Scratch::new(out.len());
         let rows = out.len() / norm.weight.len().max(1);
+        let sum = |delta: &mut [f32]| sum.as_ref().map_or(Ok(()), |sum| sum(delta));
         linears[0].multiply(mixed, rows, &mut delta)?;
+        sum(&mut delta)?;
         feed_forward(out, &mut delta, &norm, &linears[1..])?;
+        sum(&mut delta)?;
         kernels::add(out, &delta).map_err(text)
     })
 }

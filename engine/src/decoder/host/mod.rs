@@ -16,13 +16,18 @@ use super::description::Activation;
 use super::inputs::StepInputs;
 use super::residual::Residual;
 use super::weights::{LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
+use crate::ranks::SumWithin;
 use operands::{LinearView, MatrixView, floats_of, operands, rotation};
 
 /// What a kernel closure returns.
 type Outcome<T = ()> = std::result::Result<T, String>;
 
 /// Arithmetic by the CPU kernels.
-pub(crate) struct HostArithmetic;
+#[derive(Default)]
+pub(crate) struct HostArithmetic {
+    /// What attention and feed-forward leave is summed by this over the ranks that share a layer.
+    pub(crate) sum: Option<SumWithin>,
+}
 
 impl Arithmetic for HostArithmetic {
     fn embed(&self, ids: &Array, table: &MatrixWeights) -> Result<Array> {
@@ -87,7 +92,7 @@ impl Arithmetic for HostArithmetic {
     }
 
     fn finish_layer(&self, residual: &mut Residual, mixed: &Array, layer: &LayerWeights) -> Result<()> {
-        *residual = Residual::new(blocks::finish_layer(&residual.added()?, mixed, layer)?);
+        *residual = Residual::new(blocks::finish_layer(&residual.added()?, mixed, layer, self.sum.clone())?);
         Ok(())
     }
 }
