@@ -4,6 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+python3 "$here/ceilings.py"
 for case in "${@:-llama-3.1-8b:4 llama-3.1-8b:16 smollm2-135m:4}"; do
   for one in $case; do
     shape=${one%:*} bits=${one#*:}
@@ -12,7 +13,7 @@ for case in "${@:-llama-3.1-8b:4 llama-3.1-8b:16 smollm2-135m:4}"; do
     python3 "$here/mlx_lm_side.py" "$shape" "$bits" "$model"
     echo "## $shape, $bits bits: mlxcel"
     engine-speed --model "$model" --prefill 32,128,512,2048 --context 32 --decode 256
-    engine-speed --model "$model" --prefill 32 --context 256 --decode 64 --sequences 128 --runs 3 | tail -n 1
+    engine-speed --model "$model" --prefill 32 --context 256 --decode 64 --sequences 128 | tail -n 1
     rm -rf "$model"
   done
 done

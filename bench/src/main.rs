@@ -7,10 +7,11 @@
 mod measure;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use mlxcel_engine::{DeviceChoice, KvDtype, LoadOptions, Quantization, load};
+use mlxcel_engine::{DeviceChoice, KvDtype, LoadOptions, Quantization, Trace, load};
 use serde_json::json;
 
 use measure::{Case, median_runs};
@@ -51,6 +52,9 @@ struct Args {
     /// How keys and values are stored: f32, f16, int8 or int4, several to compare; the device's choice by default.
     #[arg(long, value_delimiter = ',')]
     kv_dtype: Vec<KvDtype>,
+    /// Write when each step was planned, built, waited for and read, in Chrome's trace format.
+    #[arg(long)]
+    trace: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -59,6 +63,7 @@ fn main() -> Result<()> {
         device: if args.cpu { DeviceChoice::Cpu } else { DeviceChoice::Default },
         quantize: args.quantize.map(|bits| Quantization { bits, group_size: 64 }),
         max_sequences: args.sequences.iter().max().copied(),
+        trace: args.trace.as_deref().map(Trace::create).transpose()?.map(Arc::new),
         ..LoadOptions::default()
     };
     let dtypes = match args.kv_dtype.as_slice() {

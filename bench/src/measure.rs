@@ -82,7 +82,9 @@ fn run(engine: &dyn Engine, case: Case, salt: usize) -> Result<Rates> {
 
 /// A prompt no other run shares, of tokens every vocabulary here has.
 fn request(case: Case, sequence: u32, salt: usize) -> Request {
+    // Of its length too: the engine would not compute the beginning of a longer prompt again.
     let start = sequence.wrapping_mul(7919).wrapping_add(u32::try_from(salt).unwrap_or(0) * 104_729);
+    let start = start.wrapping_add(case.prompt.wrapping_mul(13_007));
     let token = |index: u32| 5 + start.wrapping_add(index.wrapping_mul(2_654_435_761)) % 30_000;
     Request {
         id: format!("{salt}-{sequence}"),

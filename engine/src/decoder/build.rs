@@ -9,7 +9,7 @@ use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
-use super::cuda::{CudaArithmetic, Kernels};
+use super::cuda::{CudaArithmetic, Kernels, attention};
 use super::description::{Decoder, Linear, Mixer};
 use super::graph::GraphArithmetic;
 use super::host::HostArithmetic;
@@ -21,7 +21,7 @@ use super::weights::DecoderWeights;
 use crate::api::{LoadStep, Quantization};
 use crate::blocks::BLOCK_TOKENS;
 use crate::checkpoint::{Checkpoint, TensorDtype};
-use crate::kv::{GraphKv, HostKv, KvCache};
+use crate::kv::{CudaKv, GraphKv, HostKv, KvCache};
 use crate::ranks::Ranks;
 
 /// Which arithmetic and KV storage to use.
@@ -81,7 +81,7 @@ impl Model {
             mlxcel_mlx_bridge::memory::clear_cache()?;
         }
         let graph = GraphArithmetic { dtype };
-        let arithmetic: Box<dyn Arithmetic> = match (execution, kernels) {
+        let arithmetic: Box<dyn Arithmetic> = match (execution, kernels.clone()) {
             (Execution::Host, _) => {
                 Box::new(HostArithmetic { sum: part.ranks.as_ref().and_then(|ranks| ranks.sum_within()) })
             }
@@ -101,7 +101,7 @@ impl Model {
             }
             None => arithmetic,
         };
-        Ok(Self { description, weights, arithmetic, execution, dtype, kv_dtype: None })
+        Ok(Self { description, weights, arithmetic, execution, kernels, dtype, kv_dtype: None })
     }
 
     /// Stores keys and values as `dtype`; without one as they are computed.
@@ -115,9 +115,16 @@ impl Model {
             let Mixer::Attention(attention) = &layer.mixer;
             attention
         });
-        match self.execution {
-            Execution::Host => Box::new(HostKv::new(layers, blocks, self.kv_dtype.unwrap_or(KvDtype::F32))),
-            Execution::Graph | Execution::Cuda => Box::new(GraphKv::new(layers.len(), blocks, self.kv_dtype)),
+        if self.execution == Execution::Host {
+            return Box::new(HostKv::new(layers, blocks, self.kv_dtype.unwrap_or(KvDtype::F32)));
+        }
+        // The kernel reads keys and values as they are computed.
+        let mut attended = layers.clone();
+        let kernel =
+            self.kv_dtype.is_none() && attended.all(|layer| attention::can_attend(layer, self.dtype));
+        match self.kernels.as_ref().filter(|_| kernel) {
+            Some(kernels) => Box::new(CudaKv::new(Rc::clone(kernels), layers.len(), blocks)),
+            None => Box::new(GraphKv::new(layers.len(), blocks, self.kv_dtype)),
         }
     }
 

@@ -3,10 +3,13 @@
 //! Takes a ragged step and returns logits for the rows that want them. Decides nothing about
 //! which tokens to compute (`schedule`), how (`Arithmetic`), or where keys and values live (`KvCache`).
 
+use std::rc::Rc;
+
 use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::{Array, Dtype, Error, Result};
 
 use super::arithmetic::Arithmetic;
+use super::cuda::Kernels as CudaKernels;
 use super::description::Decoder;
 use super::inputs::{SampledTokens, StepInputs};
 use super::residual::Residual;
@@ -20,6 +23,8 @@ pub(crate) struct Model {
     pub(crate) weights: DecoderWeights,
     pub(crate) arithmetic: Box<dyn Arithmetic>,
     pub(crate) execution: super::build::Execution,
+    /// Present where `execution` is our CUDA kernels.
+    pub(crate) kernels: Option<Rc<CudaKernels>>,
     /// The dtype of activations, and of the KV cache unless `kv_dtype` says otherwise.
     pub(crate) dtype: Dtype,
     pub(crate) kv_dtype: Option<KvDtype>,

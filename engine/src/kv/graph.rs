@@ -9,14 +9,14 @@
 use std::ops::Range;
 
 use mlxcel_kernels::KvDtype;
-use mlxcel_mlx_bridge::fast::{Mask, attention_with_sinks, scaled_dot_product_attention};
-use mlxcel_mlx_bridge::{Array, Dtype, Error, ErrorKind, Result};
+use mlxcel_mlx_bridge::{Array, Result};
 
+use super::contiguous::attend;
 use super::encoding::Encoding;
+use super::rows::{blocks_of, copies_of, defect, grown, indices, part, put_rows, row, tokens};
 use super::{AttentionRule, KvCache};
-use crate::blocks::{BLOCK_TOKENS, BlockId};
-use crate::decoder::{StepInputs, length};
-use crate::schedule::{Span, StepPlan};
+use crate::decoder::StepInputs;
+use crate::schedule::StepPlan;
 
 /// The KV cache of engines that compute in MLX graphs.
 pub(crate) struct GraphKv {
@@ -113,63 +113,19 @@ impl KvCache for GraphKv {
 
 impl BoundStep {
     fn new(plan: &StepPlan, most: usize) -> Result<Self> {
-        let named = plan.spans.iter().flat_map(|span| span.blocks.iter());
-        let copied = plan.copies.iter().flat_map(|copy| [&copy.from, &copy.to]);
-        let blocks = named.chain(copied).map(|block| block.0 as usize + 1).max().unwrap_or(0);
-        if blocks > most {
-            return Err(defect(&format!("a step names block {}, the pool has {most}", blocks - 1)));
-        }
-        let copies = plan.copies.iter().map(|copy| {
-            let rows = |block| indices((0..copy.tokens).map(|token| row(&[block], token)));
-            let to = rows(copy.to)?;
-            Ok([rows(copy.from)?, to.expand_dims(&[1, 2])?])
-        });
+        let blocks = blocks_of(plan, most)?;
         let written = plan.spans.iter().flat_map(|span| tokens(span).map(|token| row(&span.blocks, token)));
         let spans = plan.spans.iter().zip(plan.rows()).map(|(span, rows)| {
             let all = (0..tokens(span).end).map(|token| row(&span.blocks, token));
             let held = (span.start > 0).then(|| indices(all)).transpose()?;
             Ok(BoundSpan { rows, start: span.start, held })
         });
-        if let Some(short) = plan.spans.iter().find(|s| s.blocks.len() * BLOCK_TOKENS < tokens(s).end) {
-            return Err(defect(&format!("sequence {} has too few blocks", short.sequence.0)));
-        }
         Ok(Self {
             blocks,
-            copies: copies.collect::<Result<_>>()?,
+            copies: copies_of(plan)?,
             written: indices(written)?.expand_dims(&[1, 2])?,
             spans: spans.collect::<Result<_>>()?,
         })
-    }
-}
-
-/// Positions of a span's tokens.
-fn tokens(span: &Span) -> Range<usize> {
-    span.start..span.start + span.tokens.len()
-}
-
-/// The row of the pool that holds a token.
-fn row(blocks: &[BlockId], token: usize) -> u32 {
-    let block = blocks.get(token / BLOCK_TOKENS).map_or(0, |block| block.0);
-    block * BLOCK_TOKENS as u32 + (token % BLOCK_TOKENS) as u32
-}
-
-fn indices(rows: impl Iterator<Item = u32>) -> Result<Array> {
-    let rows: Vec<u32> = rows.collect();
-    Array::from_slice(&rows, &[length(rows.len())])
-}
-
-/// One side with room for `needed` blocks: at least doubled where it is too small, at most `most`.
-fn grown(side: Option<Array>, like: &Array, needed: usize, most: usize) -> Result<Array> {
-    let held = side.as_ref().map_or(0, |side| side.shape()[0] as usize / BLOCK_TOKENS);
-    if let Some(side) = side.as_ref().filter(|_| needed <= held) {
-        return Ok(side.clone());
-    }
-    let blocks = needed.max(2 * held).max(FIRST_BLOCKS).min(most.max(needed));
-    let added = [length((blocks - held) * BLOCK_TOKENS), like.shape()[1], like.shape()[2]];
-    let zeros = Array::zeros(&added, like.dtype())?;
-    match &side {
-        Some(side) => Array::concatenate(&[side, &zeros], 0),
-        None => Ok(zeros),
     }
 }
 
@@ -180,118 +136,3 @@ fn copied(mut side: Array, step: &BoundStep) -> Result<Array> {
     }
     Ok(side)
 }
-
-/// `side` with `new`, `[tokens, kv_heads, head_dim]`, at `rows`, `[tokens, 1, 1]`.
-fn put_rows(side: &Array, rows: &Array, new: &Array) -> Result<Array> {
-    side.put_along_axis(&rows.broadcast_to(new.shape())?, new, 0)
-}
-
-/// Attention of one sequence: queries `[rows, heads, head_dim]` over keys and values `[tokens, kv_heads, head_dim]`.
-fn attend(
-    query: &Array,
-    [keys, values]: [&Array; 2],
-    start: usize,
-    rule: AttentionRule<'_>,
-) -> Result<Array> {
-    // [tokens, heads, head_dim] to [1, heads, tokens, head_dim].
-    let head_major = |x: &Array| x.transpose(&[1, 0, 2])?.expand_dims(&[0]);
-    let count = query.shape()[0] as usize;
-    let [query, keys, values] = [head_major(query)?, head_major(keys)?, head_major(values)?];
-    let mask = mask(rule.shape.window, start, count, keys.dtype())?;
-    let out = match (rule.shape.soft_cap, rule.sinks) {
-        (Some(cap), _) => capped([&query, &keys, &values], (start, count), cap, rule)?,
-        (None, Some(sinks)) => {
-            attention_with_sinks([&query, &keys, &values], rule.shape.scale, mask.as_ref(), sinks)?
-        }
-        (None, None) => {
-            scaled_dot_product_attention(&query, &keys, &values, rule.shape.scale, mask.as_ref())?
-        }
-    };
-    out.transpose(&[0, 2, 1, 3])?.squeeze(&[0])
-}
-
-/// Attention with capped scores, which MLX's kernel does not have, in parts.
-fn capped(
-    [query, keys, values]: [&Array; 3],
-    (start, count): (usize, usize),
-    cap: f32,
-    rule: AttentionRule<'_>,
-) -> Result<Array> {
-    let (shape, dtype) = (rule.shape, query.dtype());
-    let total = start + count;
-    let grouped = [shape.kv_heads, shape.heads / shape.kv_heads, count, shape.head_dim].map(length);
-    let query = query.reshape(&grouped)?;
-    let side = |x: &Array| x.squeeze(&[0])?.expand_dims(&[1]);
-    let scores = query.matmul(&side(keys)?.transpose(&[0, 1, 3, 2])?)?.astype(Dtype::Float32)?;
-    let scores = scores.multiply_scalar(shape.scale / cap)?.tanh()?.multiply_scalar(cap)?;
-    let seen = additive(shape.window, start, count)?;
-    let mut scores = scores.add(&seen)?;
-    if let Some(sinks) = rule.sinks {
-        let column = [grouped[0], grouped[1], 1, 1];
-        let sinks = sinks.astype(Dtype::Float32)?.reshape(&column)?;
-        let sinks = sinks.broadcast_to(&[grouped[0], grouped[1], grouped[2], 1])?;
-        scores = Array::concatenate(&[&scores, &sinks], 3)?;
-    }
-    let weights = scores.softmax(&[-1], true)?;
-    let weights = weights.slice(&[0; 4], &[grouped[0], grouped[1], grouped[2], length(total)])?;
-    let out = weights.astype(dtype)?.matmul(&side(values)?)?;
-    out.reshape(&[1, length(shape.heads), length(count), length(shape.head_dim)])
-}
-
-/// Rows of `x`, `[tokens, heads, head_dim]`.
-fn part(x: &Array, rows: &Range<usize>) -> Result<Array> {
-    let shape = x.shape();
-    if rows.len() == shape[0] as usize {
-        return Ok(x.clone());
-    }
-    x.slice(&[length(rows.start), 0, 0], &[length(rows.end), shape[1], shape[2]])
-}
-
-/// An owned attention mask.
-enum OwnedMask {
-    None,
-    Causal,
-    Array(Array),
-}
-
-impl OwnedMask {
-    fn as_ref(&self) -> Mask<'_> {
-        match self {
-            Self::None => Mask::None,
-            Self::Causal => Mask::Causal,
-            Self::Array(mask) => Mask::Array(mask),
-        }
-    }
-}
-
-/// What the queries at `start..start + count` may see of the keys `0..start + count`.
-fn mask(window: Option<usize>, start: usize, count: usize, dtype: Dtype) -> Result<OwnedMask> {
-    match window {
-        Some(window) if window < start + count => {
-            Ok(OwnedMask::Array(additive(Some(window), start, count)?.astype(dtype)?))
-        }
-        _ if count == 1 => Ok(OwnedMask::None),
-        _ => Ok(OwnedMask::Causal),
-    }
-}
-
-/// The same as numbers to add to scores, f32 `[count, start + count]`.
-fn additive(window: Option<usize>, start: usize, count: usize) -> Result<Array> {
-    let total = start + count;
-    let row = |query: usize| {
-        (0..total).map(move |key| {
-            let seen = key <= query && window.is_none_or(|window| key + window > query);
-            if seen { 0.0 } else { f32::NEG_INFINITY }
-        })
-    };
-    let values: Vec<f32> = (start..total).flat_map(row).collect();
-    Array::from_slice(&values, &[length(count), length(total)])
-}
-
-/// A caller broke the cache's contract.
-fn defect(message: &str) -> Error {
-    Error { op: "attend", kind: ErrorKind::Argument, operands: String::new(), message: message.to_owned() }
-}
-
-/// Blocks of a pool when it is first used.
-const FIRST_BLOCKS: usize = 16;

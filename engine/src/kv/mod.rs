@@ -2,15 +2,20 @@
 //!
 //! A pool of blocks for each layer and side; which sequence uses which block is said by the plan of each step
 //! (`blocks` keeps the books, the scheduler decides). One interface, `KvCache`: attention that writes and reads the
-//! pool. In host memory for our CPU kernels (`HostKv`), in MLX arrays for everything else (`GraphKv`); in
-//! either as floats, or as small numbers with scales.
+//! pool. In host memory for our CPU kernels (`HostKv`), in MLX arrays for our CUDA kernel (`CudaKv`) and for everything
+//! else (`GraphKv`); in the first and the last as floats, or as small numbers with scales.
 
+mod contiguous;
+mod cuda;
 mod encoding;
 mod graph;
 mod host;
+mod rows;
 #[cfg(test)]
 mod twins;
+mod work;
 
+pub(crate) use cuda::CudaKv;
 pub(crate) use graph::GraphKv;
 pub(crate) use host::HostKv;
 

@@ -8,12 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Every source, in the order they build on each other.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     include_str!("kernels/numeric.cuh"),
     include_str!("kernels/qmm.cuh"),
     include_str!("kernels/tile.cuh"),
     include_str!("kernels/pointwise.cuh"),
     include_str!("kernels/rope.cuh"),
+    include_str!("kernels/attend.cuh"),
 ];
 
 /// What a kernel's text begins with.

@@ -7,6 +7,7 @@
 //! Nothing here runs without a CUDA device of compute capability 8.0 or more.
 
 mod arithmetic;
+pub(crate) mod attention;
 mod embedded;
 mod library;
 mod pointwise;
