@@ -5,6 +5,7 @@
 
 mod parity;
 mod platforms;
+mod rdma;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +38,8 @@ const STEPS: &[Step] = &[
     Step { name: "build", run: build },
     Step { name: "parity", run: parity::generate },
     Step { name: "tests", run: tests },
+    Step { name: "rdma", run: rdma::alone },
+    Step { name: "rdma-hosts", run: rdma::hosts },
     Step { name: "doc-tests", run: doc_tests },
     Step { name: "openai-client", run: openai_client },
 ];
