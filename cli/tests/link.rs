@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use serde_json::Value;
 use support::{Server, mlxcel, succeed, text};
 use tempfile::TempDir;
@@ -29,17 +31,21 @@ fn every_way_between_two_hosts_is_measured_and_the_best_one_named() {
         serde_json::from_str::<Value>(&succeed(&mut command)).expect("JSON")
     };
     let report = call();
-    assert_eq!(report["chosen"], "tcp");
     let ways = report["ways"].as_array().expect("a list");
     let of = |kind: &str| ways.iter().find(|way| way["kind"] == kind).expect("every kind has a verdict");
-    assert_eq!(of("rdma")["verdict"], "not in this build");
+    if !Path::new("/sys/class/infiniband").exists() {
+        let verdict = of("rdma")["verdict"].as_str().expect("text");
+        let known = ["no device", "no libibverbs", "on Linux only", "not in this build"];
+        assert!(known.contains(&verdict), "{verdict}");
+        assert_eq!(report["chosen"], "tcp");
+    }
     for kind in ["tcp", "quic"] {
         let way = of(kind);
         assert!(way["round_trip_us"].as_f64().is_some_and(|us| us > 0.0), "{way}");
         assert!(way["bytes_per_second"].as_f64().is_some_and(|rate| rate > 1e6), "{way}");
     }
     server.wait_for("measured with ");
-    assert_eq!(call()["chosen"], "tcp", "it goes on waiting for others");
+    assert_eq!(call()["chosen"], report["chosen"], "it goes on waiting for others");
 }
 
 #[test]

@@ -27,20 +27,20 @@ impl DataPlane {
         let (trust, domain) = (Trust::default(), Domain::new());
         let security = Security::Tls { identity: identity.clone(), trust: trust.clone() };
         let mut transports: Vec<Arc<dyn Transport>> =
-            vec![Arc::new(Tcp::new(&domain, TcpConfig::new(security))?)];
-        let absent = |kind| Way::Missing { kind, reason: "not in this build".to_owned() };
-        #[cfg_attr(feature = "quic-distributed", expect(unused_mut, reason = "QUIC may be missing"))]
-        let mut missing = vec![absent(Kind::Rdma)];
+            vec![Arc::new(Tcp::new(&domain, TcpConfig::new(security.clone()))?)];
+        let absent = |kind, reason: &str| Way::Missing { kind, reason: reason.to_owned() };
+        let mut missing = Vec::new();
+        match rdma(&domain, security) {
+            Ok(rdma) => transports.push(rdma),
+            Err(reason) => missing.push(absent(Kind::Rdma, &reason)),
+        }
         #[cfg(feature = "quic-distributed")]
         {
             use mlxcel_transport_quic::{Quic, QuicConfig};
             transports.push(Arc::new(Quic::new(&domain, &QuicConfig::new(identity.clone(), trust.clone()))?));
         }
         #[cfg(not(feature = "quic-distributed"))]
-        {
-            missing.push(absent(Kind::Quic));
-            transports.shrink_to_fit();
-        }
+        missing.push(absent(Kind::Quic, NOT_BUILT));
         Ok(Self { trust, transports, missing })
     }
 
@@ -85,3 +85,21 @@ impl DataPlane {
         Selected::new(self.transports, self.missing, policy)
     }
 }
+
+/// RDMA, or why there is none.
+#[cfg(all(feature = "rdma", target_os = "linux"))]
+fn rdma(domain: &Arc<Domain>, security: Security) -> Result<Arc<dyn Transport>, String> {
+    use mlxcel_transport_rdma::{Rdma, RdmaConfig};
+    match Rdma::new(domain, &RdmaConfig::new(security)) {
+        Ok(rdma) => Ok(Arc::new(rdma)),
+        Err(reason) => Err(reason.to_string()),
+    }
+}
+
+#[cfg(not(all(feature = "rdma", target_os = "linux")))]
+fn rdma(_: &Arc<Domain>, _: Security) -> Result<Arc<dyn Transport>, String> {
+    Err(if cfg!(feature = "rdma") { "on Linux only" } else { NOT_BUILT }.to_owned())
+}
+
+#[cfg(not(all(feature = "rdma", feature = "quic-distributed", target_os = "linux")))]
+const NOT_BUILT: &str = "not in this build";
