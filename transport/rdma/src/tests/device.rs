@@ -8,6 +8,7 @@ mod idle;
 mod process;
 mod regions;
 mod selection;
+mod strangers;
 mod suite;
 mod torn;
 mod traffic;
