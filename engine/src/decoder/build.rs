@@ -24,11 +24,6 @@ use crate::checkpoint::{Checkpoint, TensorDtype};
 use crate::kv::{CudaKv, GraphKv, HostKv, KvCache};
 use crate::ranks::Ranks;
 
-/// Set to have attention on NVIDIA GPUs run on our kernel. Not the default: on an H200 it disagreed with its twins over
-/// steps of several sequences that share blocks (`kv/twins.rs`), and what it answers is not to be trusted before that
-/// is mended.
-const CUDA_ATTENTION: &str = "MLXCEL_CUDA_ATTENTION";
-
 /// Which arithmetic and KV storage to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Execution {
@@ -125,9 +120,8 @@ impl Model {
         }
         // The kernel reads keys and values as they are computed.
         let mut attended = layers.clone();
-        let kernel = std::env::var_os(CUDA_ATTENTION).is_some()
-            && self.kv_dtype.is_none()
-            && attended.all(|layer| attention::can_attend(layer, self.dtype));
+        let kernel =
+            self.kv_dtype.is_none() && attended.all(|layer| attention::can_attend(layer, self.dtype));
         match self.kernels.as_ref().filter(|_| kernel) {
             Some(kernels) => Box::new(CudaKv::new(Rc::clone(kernels), layers.len(), blocks)),
             None => Box::new(GraphKv::new(layers.len(), blocks, self.kv_dtype)),

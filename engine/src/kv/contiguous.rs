@@ -22,7 +22,8 @@ pub(super) fn attend(
     let out = match (rule.shape.soft_cap, rule.sinks) {
         (Some(cap), _) => capped([&query, &keys, &values], (start, count), cap, rule)?,
         (None, Some(sinks)) => {
-            attention_with_sinks([&query, &keys, &values], rule.shape.scale, mask.as_ref(), sinks)?
+            let sinks = sinks.astype(query.dtype())?;
+            attention_with_sinks([&query, &keys, &values], rule.shape.scale, mask.as_ref(), &sinks)?
         }
         (None, None) => {
             scaled_dot_product_attention(&query, &keys, &values, rule.shape.scale, mask.as_ref())?

@@ -6,7 +6,8 @@
 //!
 //! The kernels write to the pool in place, behind MLX's back: no operation of MLX reads the rows that a launch
 //! writes, except through what the launch returns. Each returns a zero, `done`, that the next one takes, so that they
-//! run in the order they were built; where MLX reads or copies rows, the zero is added to their numbers.
+//! run in the order they were built; where MLX reads rows, the zero is added to their numbers, and before it copies any, all
+//! launches so far have run.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -107,10 +108,14 @@ impl Pool {
     }
 
     fn copied(mut self, copies: &[[Array; 2]]) -> Result<Self> {
+        if !copies.is_empty() {
+            // MLX copies a whole side first where a launch that has not run yet holds it, and nothing but the side itself
+            // orders that copy: it would miss what the launch writes.
+            mlxcel_mlx_bridge::eval(&[&self.done])?;
+        }
         for [from, to] in copies {
-            let (from, to) = (from.add(&self.done)?, to.add(&self.done)?);
             for side in &mut self.sides {
-                *side = put_rows(side, &to, &side.take(&from, 0)?)?;
+                *side = put_rows(side, to, &side.take(from, 0)?)?;
             }
         }
         Ok(self)
