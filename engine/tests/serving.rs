@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use mlxcel_engine::{
-    Delta, DeviceChoice, Engine, Event, Finish, FinishReason, GenerateError, Limits, LoadOptions, Prompt,
-    Request, SamplingParams, Turn, load,
+    Delta, DeviceChoice, Engine, Event, Finish, FinishReason, GenerateError, Limits, LoadError, LoadOptions,
+    Prompt, Request, SamplingParams, Turn, load,
 };
 
 /// Nothing here takes longer, even on a busy machine.
@@ -53,6 +53,15 @@ fn collect(events: &Receiver<Event>) -> (Vec<u32>, String, Result<Finish, Genera
 
 fn alone(engine: &dyn Engine, request: Request) -> Vec<u32> {
     collect(&submit(engine, request)).0
+}
+
+#[test]
+fn weights_that_exceed_the_memory_to_use_are_refused_with_both_figures() {
+    let dir = std::env::var_os("MLXCEL_PARITY_DIR").map(PathBuf::from).expect("as above");
+    let options =
+        LoadOptions { device: DeviceChoice::Cpu, memory_bytes: Some(10_000), ..LoadOptions::default() };
+    let refused = load(&dir.join("llama-tied"), &options, &mut |_| {}).err();
+    assert!(matches!(refused, Some(LoadError::Memory { needed: 10_001.., memory: 10_000 })), "{refused:?}");
 }
 
 #[test]

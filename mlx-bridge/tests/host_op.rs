@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mlxcel_mlx_bridge::{Array, Dtype, ErrorKind, async_eval, eval, host_op, host_op_single};
+use mlxcel_mlx_bridge::{Array, Dtype, ErrorKind, FailureWatch, async_eval, eval, host_op, host_op_single};
 
 fn floats(values: &[f32]) -> Array {
     Array::from_slice(values, &[values.len() as i32]).expect("an array")
@@ -153,6 +153,25 @@ fn an_array_dropped_after_async_eval_is_still_written_safely() {
         async_eval(&[&y]).expect("started");
     }
     assert_eq!(doubled(&x).as_slice::<f32>().expect("elements")[7], 2.0);
+}
+
+#[test]
+fn a_watch_notices_what_failed_on_its_stream_since_it_began() {
+    let watch = Arc::new(FailureWatch::default());
+    let watched = |x: &Array| {
+        let watch = watch.clone();
+        host_op_single("watched", &[x], &[1], Dtype::Float32, move |_, out| {
+            out.as_f32_mut()?[0] = 1.0;
+            watch.check()
+        })
+    };
+    let broken = || host_op_single("broken", &[], &[1], Dtype::Float32, |_, _| Err("no".to_owned()));
+    // What failed before is nobody's concern.
+    broken().and_then(|x| x.to_vec::<f32>()).expect_err("it fails");
+    watched(&floats(&[0.0])).and_then(|x| x.to_vec::<f32>()).expect("nothing has failed since");
+    broken().and_then(|x| x.to_vec::<f32>()).expect_err("it fails");
+    let error = watched(&floats(&[0.0])).and_then(|x| x.to_vec::<f32>()).expect_err("it is noticed");
+    assert!(error.message.contains("depends on has failed"), "{error}");
 }
 
 #[test]

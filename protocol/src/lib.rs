@@ -15,4 +15,4 @@ pub mod v1 {
 }
 
 /// The version of the protocol this build speaks. Peers refuse each other when it differs.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;

@@ -167,3 +167,28 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => Err(format!("a size is more than 0, such as 900MB or 24GB, got '{text}'")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_parsed_or_refused_with_the_units() {
+        let sizes =
+            [("900MB", 900_000_000), ("1.5 GiB", 1_610_612_736), ("4096", 4096), ("2gb", 2_000_000_000)];
+        for (text, bytes) in sizes {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "0", "lots", "3TB", "1.2.3GB"] {
+            assert!(parse_bytes(wrong).is_err_and(|error| error.contains("a size is")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn layouts_are_parsed_or_refused_with_examples() {
+        assert_eq!(parse_layout("2+1"), Ok(Layout(vec![2, 1])));
+        for wrong in ["", "0", "1+", "2x1", "257"] {
+            assert!(parse_layout(wrong).is_err_and(|error| error.contains("such as 3")), "{wrong}");
+        }
+    }
+}

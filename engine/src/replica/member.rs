@@ -10,10 +10,10 @@ use mlxcel_transport::collective::{FormError, Group, GroupConfig};
 use mlxcel_transport::{Channel, Key, OpError, PeerId, RegisterError, Transport, TransportExt};
 
 use super::attendance::Attendance;
-use super::hidden::{Inlet, MAX_STAGES, Outlet};
+use super::hidden::{Inlet, Outlet, STEP_PATIENCE, Slots};
 use super::layout::Layout;
 use crate::api::{LoadOptions, LoadStep};
-use crate::decoder::{StepOutput, length};
+use crate::decoder::{Execution, StepOutput, length};
 use crate::device::Device;
 use crate::rank::{Rank, RankOptions};
 use crate::ranks::{HostRanks, Ranks};
@@ -65,6 +65,9 @@ pub enum JoinError {
     /// Memory for hidden states could not be registered.
     #[error("cannot register memory for hidden states: {0}")]
     Register(#[from] RegisterError),
+    /// A replica cannot be so.
+    #[error("{0}")]
+    Unsupported(String),
     /// Ranks do not mean the same replica.
     #[error("the ranks do not agree: {0}")]
     Disagreement(String),
@@ -86,23 +89,23 @@ impl Member {
         options: ReplicaOptions,
         progress: &mut dyn FnMut(LoadStep),
     ) -> std::result::Result<Self, LoadError> {
-        let (stages, ranks) = (options.layout.stages().len(), options.layout.ranks());
-        if stages > MAX_STAGES || options.ranks.len() != ranks || options.rank >= ranks {
-            let what = format!(
-                "a replica of {stages} stages (of at most {MAX_STAGES}) and {ranks} ranks, rank {} of {} told",
-                options.rank,
-                options.ranks.len()
-            );
-            return Err(JoinError::Disagreement(what).into());
+        let (ranks, told, own) = (options.layout.ranks(), options.ranks.len(), options.rank);
+        let disagreement =
+            || JoinError::Disagreement(format!("rank {own} of {ranks}, {told} of which are known"));
+        if told != ranks {
+            return Err(disagreement().into());
         }
-        let disagreement = || JoinError::Disagreement("there is no such rank".to_owned());
-        let place = options.layout.place(options.rank).ok_or_else(disagreement)?;
-        let stage = options.layout.stage_of(options.rank).ok_or_else(disagreement)?;
+        let place = options.layout.place(own).ok_or_else(disagreement)?;
+        let stage = options.layout.stage_of(own).ok_or_else(disagreement)?;
+        let device = Device::choose(load.device)?;
+        if place.ranks > 1 && device.execution() != Execution::Host {
+            let what = "GPUs cannot share layers yet; divide the model by layers, such as with --layout 1+1";
+            return Err(JoinError::Unsupported(what.to_owned()).into());
+        }
         let alike = &options.ranks[options.layout.ranks_of(stage)];
         let group = (alike.len() > 1).then(|| group(&options.transport, alike)).transpose()?;
         let rank_options =
             RankOptions { place, quantize: load.quantize, kv_dtype: load.kv_dtype, blocks: options.blocks };
-        let device = Device::choose(load.device)?;
         let rank = Rank::load(path, &device, &rank_options, group, progress)?;
         let meeting = Meeting { options: &options, stage };
         let (inlet, outlet) = meeting.connect_stages(&rank)?;
@@ -167,11 +170,12 @@ impl Meeting<'_> {
         let Self { options, stage } = self;
         let layout = &options.layout;
         // Whatever dtype the stage before computes in.
-        let slot_bytes = options.step_tokens * rank.hidden_size() * Dtype::Float32.size();
+        let step_bytes = options.step_tokens * rank.hidden_size() * Dtype::Float32.size();
+        let slots = Slots::new(layout.stages().len(), step_bytes);
         let inlet = match stage.checked_sub(1) {
             Some(before) => {
                 let from = layout.ranks_of(before).start;
-                let inlet = Inlet::open(&options.transport, options.ranks[from], slot_bytes)?;
+                let inlet = Inlet::open(&options.transport, options.ranks[from], slots)?;
                 self.tell(from, inlet.key().to_bytes().into())?;
                 Some((inlet, from))
             }
@@ -184,7 +188,7 @@ impl Meeting<'_> {
             for to in next {
                 self.tell(to, Bytes::from(rank.dtype().to_string()))?;
             }
-            Some(Outlet::open(&options.transport, keys, slot_bytes)?)
+            Some(Outlet::open(&options.transport, keys, slots)?)
         } else {
             None
         };
@@ -255,4 +259,3 @@ const MEETING: Channel = Channel(2);
 const READY: &[u8] = b"ready";
 /// Others may still read their part of the files.
 const LOADING_PATIENCE: Duration = Duration::from_secs(3600);
-const STEP_PATIENCE: Duration = Duration::from_secs(600);

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use mlxcel_transport::domain::MAX_MESSAGE;
 use mlxcel_transport::{Channel, OpError, PeerId, Transport, TransportExt};
 
+use super::hidden::STEP_PATIENCE;
 use crate::schedule::StepPlan;
 
 /// Plans, in the order of their steps.
@@ -15,8 +16,8 @@ const PLANS: Channel = Channel(1);
 /// Longest plan that is believed.
 const MAX_PLAN_BYTES: usize = 64 << 20;
 
-/// How long handing a plan over may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long handing a plan over may take: as long as a step, since a rank that computes reads none.
+const PATIENCE: Duration = STEP_PATIENCE;
 
 /// Why no plan came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

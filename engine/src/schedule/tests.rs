@@ -52,6 +52,27 @@ fn a_long_prompt_is_prefilled_in_chunks_and_sampled_at_its_end() {
 }
 
 #[test]
+fn a_step_of_a_pipeline_decodes_its_part_and_leaves_the_rest_to_the_next() {
+    let mut scheduler = scheduler(4, 100, 8);
+    scheduler.limits.stages = 2;
+    (1..=4).for_each(|id| scheduler.add(admission(id, 2, 4)).expect("it fits"));
+    scheduler.plan(NOW);
+    (1..=4).for_each(|id| scheduler.append(SequenceId(id), Token::Known(9)));
+    assert_eq!(shape(&scheduler.plan(NOW)), [(1, 2, 1, true), (2, 2, 1, true)]);
+    assert_eq!(shape(&scheduler.plan(NOW)), [(3, 2, 1, true), (4, 2, 1, true)]);
+    assert!(scheduler.plan(NOW).is_empty(), "nobody's next token is known");
+}
+
+#[test]
+fn resumed_output_is_computed_in_steps_as_small_as_those_that_made_it() {
+    let mut scheduler = scheduler(3, 100, 8);
+    scheduler.limits.exact_rows = Some(4);
+    scheduler.add(Admission { resumed: 6, ..admission(1, 26, 4) }).expect("it fits");
+    let shapes: Vec<_> = (0..3).flat_map(|_| shape(&scheduler.plan(NOW))).collect();
+    assert_eq!(shapes, [(1, 0, 20, false), (1, 20, 4, false), (1, 24, 2, true)]);
+}
+
+#[test]
 fn decode_tokens_go_before_prefill_chunks() {
     let mut scheduler = scheduler(3, 8, 4);
     scheduler.add(admission(1, 2, 4)).expect("it fits");

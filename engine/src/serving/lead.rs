@@ -31,7 +31,7 @@ pub fn load_leader(
 ) -> Result<Box<dyn Engine>, LoadError> {
     if options.draft.is_some() {
         let reason = "a model divided over several devices takes no draft model".to_owned();
-        return Err(JoinError::Disagreement(reason).into());
+        return Err(JoinError::Unsupported(reason).into());
     }
     if replica.rank != replica.layout.leader() {
         return Err(JoinError::Disagreement(format!("rank {} does not lead", replica.rank)).into());

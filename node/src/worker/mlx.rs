@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use mlxcel_engine::replica::{Follower, OnFailure, ReplicaOptions};
+use mlxcel_engine::replica::{Follower, JoinError, OnFailure, ReplicaOptions};
 use mlxcel_engine::{
     Device, DeviceChoice, DeviceError, DeviceFamily, Engine, LoadError as EngineLoadError, LoadOptions,
     LoadStep, Speed, load_leader,
@@ -95,6 +95,7 @@ fn why(error: EngineLoadError) -> LoadError {
         | EngineLoadError::Context { .. }
         | EngineLoadError::Draft { .. } => LoadError::Invalid(message),
         EngineLoadError::Memory { .. } => LoadError::OutOfMemory(message),
+        EngineLoadError::Join(JoinError::Unsupported(_)) => LoadError::Invalid(message),
         EngineLoadError::Join(_) => LoadError::RankLost(message),
         EngineLoadError::Device(_) | EngineLoadError::Mlx(_) | EngineLoadError::Thread(_) => {
             LoadError::Internal(message)

@@ -3,6 +3,7 @@
 
 mod ending;
 mod joining;
+mod replicas;
 mod support;
 mod trust;
 mod workers;

@@ -60,8 +60,9 @@ fn over(
         able.iter().flat_map(|(id, member)| member.report.ready().map(|worker| device(id, worker, model)));
     let devices: Vec<Device> = devices.collect();
     let places: BTreeMap<&str, &NodeId> = able.iter().map(|(id, _)| (id.as_str(), *id)).collect();
-    let cpu = able.iter().any(|(_, member)| member.report.ready().any(|worker| worker.is_cpu));
-    let problem = Problem { model, sizes, size: size(sizes, cpu), devices, places, cpu };
+    let workers = || able.iter().flat_map(|(_, member)| member.report.ready());
+    let (cpu, shares) = (workers().any(|worker| worker.is_cpu), workers().all(|worker| worker.is_cpu));
+    let problem = Problem { model, sizes, size: size(sizes, cpu, shares), devices, places, cpu };
     Some(match layout {
         Some(layout) => problem.as_told(layout),
         None => problem.planned(),
@@ -111,6 +112,12 @@ impl Problem<'_> {
         devices.sort_by(|a, b| {
             b.memory.cmp(&a.memory).then_with(|| (&a.host, a.index).cmp(&(&b.host, b.index)))
         });
+        if let Some(ranks) = layout.iter().find(|ranks| **ranks > self.size.most_ranks) {
+            let most = self.size.most_ranks;
+            return Err(format!(
+                "the layout has {ranks} ranks share layers, {most} of these devices can at most"
+            ));
+        }
         if devices.len() < count {
             return Err(format!("the layout wants {count} devices, there are {}", devices.len()));
         }
@@ -169,7 +176,8 @@ fn device(node: &NodeId, worker: &WorkerReport, model: &str) -> Device {
     }
 }
 
-fn size(sizes: &Sizes, cpu: bool) -> ModelSize {
+/// `cpu` where some device is a CPU; `shares` where all are, since GPUs share no layers yet.
+fn size(sizes: &Sizes, cpu: bool, shares: bool) -> ModelSize {
     // CPUs keep keys, values and hidden states in f32.
     let of_half = if cpu { 2 } else { 1 };
     ModelSize {
@@ -180,7 +188,7 @@ fn size(sizes: &Sizes, cpu: bool) -> ModelSize {
         head_bytes: sizes.head_bytes,
         hidden_bytes: of_half * HALF_BYTES * sizes.hidden_size as u64,
         kv_bytes: of_half * sizes.kv_bytes,
-        most_ranks: sizes.heads,
+        most_ranks: if shares { sizes.heads } else { 1 },
     }
 }
 

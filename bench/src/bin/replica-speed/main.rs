@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Cores for each rank, in turn, such as 0 or 0-1.
     #[arg(long, value_delimiter = ',')]
     cores: Vec<String>,
+    /// The GPU of each rank, in turn, such as 0,1; 0,0 has two ranks share one.
+    #[arg(long, value_delimiter = ',')]
+    gpus: Vec<u32>,
     /// Drop the system's cache of files before each replica is loaded.
     #[arg(long)]
     cold: bool,
@@ -59,12 +62,14 @@ fn main() -> Result<()> {
         for (kind, micro_batches) in kinds {
             let mut replica = Replica::start(&args, &stages, *micro_batches)?;
             for sequences in &args.sequences {
-                let Figures { tokens_per_second, micros_per_token } = replica.measure(&args, *sequences)?;
+                let Figures { tokens_per_second, micros_per_token, digest } =
+                    replica.measure(&args, *sequences)?;
                 println!(
                     "{}",
                     json!({
                         "layout": layout, "kind": kind, "sequences": sequences,
                         "tokens_per_second": tokens_per_second, "us_per_token_and_sequence": micros_per_token,
+                        "digest": digest,
                     })
                 );
             }

@@ -1,5 +1,6 @@
 //! A rank, as a process: says where it listens, meets the others, and does what it is told on standard input.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::BufRead as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, mpsc};
@@ -43,8 +44,11 @@ fn layout(args: &Args, stages: &[usize]) -> Result<Layout> {
     let (sizes, count) = (sizes(&args.model)?, stages.len());
     let head = sizes.head_bytes as f64 / sizes.layer_bytes as f64;
     let each = (sizes.layers as f64 + head) / count as f64;
-    let bound =
-        |stage: usize| if stage == count { sizes.layers } else { (stage as f64 * each).round() as usize };
+    let bound = |stage: usize| match stage {
+        // Every stage has a layer, however large the head is.
+        stage if stage < count => ((stage as f64 * each).round() as usize).min(sizes.layers + stage - count),
+        _ => sizes.layers,
+    };
     let stages = stages
         .iter()
         .enumerate()
@@ -74,16 +78,17 @@ fn meet(rank: usize) -> Result<(Arc<dyn Transport>, Vec<PeerId>)> {
     Ok((Arc::new(end), roster.into_iter().map(|(id, _)| id).collect()))
 }
 
-/// Reads numbers of sequences, and says how many tokens a second they get.
+/// Reads numbers of sequences, and says how many tokens a second they get, and a digest of these.
 fn lead(args: &Args, engine: &dyn Engine) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
-        println!("{}", decode(engine, line?.trim().parse()?, args.tokens)?);
+        let (rate, digest) = decode(engine, line?.trim().parse()?, args.tokens)?;
+        println!("{rate} {digest:016x}");
     }
     Ok(())
 }
 
-/// Tokens a second of so many sequences at a time, counted from when all have their first.
-fn decode(engine: &dyn Engine, sequences: usize, tokens: u32) -> Result<f64> {
+/// Tokens a second of so many sequences at a time, counted from when all have their first; and a digest of all tokens.
+fn decode(engine: &dyn Engine, sequences: usize, tokens: u32) -> Result<(f64, u64)> {
     let (events, all) = mpsc::channel();
     for at in 0..sequences {
         let events = events.clone();
@@ -94,11 +99,13 @@ fn decode(engine: &dyn Engine, sequences: usize, tokens: u32) -> Result<f64> {
         engine.submit(request, Box::new(move |event| drop(events.send((at, event, Instant::now())))));
     }
     drop(events);
+    let mut ids = vec![Vec::new(); sequences];
     let (mut begun, mut counted, mut from, mut until) = (vec![false; sequences], 0_usize, None, None);
     for (at, event, when) in all {
         match event {
             Event::Delta(delta) => {
                 begun[at] = true;
+                ids[at].extend_from_slice(&delta.token_ids);
                 if from.is_some() {
                     counted += delta.token_ids.len();
                     until = Some(when);
@@ -111,5 +118,7 @@ fn decode(engine: &dyn Engine, sequences: usize, tokens: u32) -> Result<f64> {
         }
     }
     let (from, until) = (from.context("nothing came")?, until.context("too few tokens")?);
-    Ok(counted as f64 / until.saturating_duration_since(from).as_secs_f64())
+    let mut digest = DefaultHasher::new();
+    ids.hash(&mut digest);
+    Ok((counted as f64 / until.saturating_duration_since(from).as_secs_f64(), digest.finish()))
 }

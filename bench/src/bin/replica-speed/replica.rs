@@ -19,6 +19,8 @@ pub(crate) struct Figures {
     pub(crate) tokens_per_second: f64,
     /// Microseconds between two tokens of one sequence.
     pub(crate) micros_per_token: f64,
+    /// Of the tokens: the same for replicas that choose the same.
+    pub(crate) digest: String,
 }
 
 impl Replica {
@@ -49,10 +51,13 @@ impl Replica {
 
     /// The median of the runs.
     pub(crate) fn measure(&mut self, args: &Args, sequences: usize) -> Result<Figures> {
-        let mut rates = Vec::new();
+        let (mut rates, mut digest) = (Vec::new(), String::new());
         for run in 0..=args.runs {
             self.tell(self.leader, &sequences.to_string())?;
-            let rate: f64 = self.line(self.leader)?.parse()?;
+            let line = self.line(self.leader)?;
+            let (rate, of_tokens) = line.split_once(' ').context("a rate and a digest")?;
+            let rate: f64 = rate.parse()?;
+            of_tokens.clone_into(&mut digest);
             // The first warms up.
             if run > 0 {
                 rates.push(rate);
@@ -60,7 +65,11 @@ impl Replica {
         }
         rates.sort_by(f64::total_cmp);
         let tokens_per_second = rates[rates.len() / 2];
-        Ok(Figures { tokens_per_second, micros_per_token: 1e6 * sequences as f64 / tokens_per_second })
+        Ok(Figures {
+            tokens_per_second,
+            micros_per_token: 1e6 * sequences as f64 / tokens_per_second,
+            digest,
+        })
     }
 
     /// What every rank has read from disk and held at most, in bytes.
@@ -104,8 +113,9 @@ fn spawn(args: &Args, stages: &[usize], rank: usize, micro_batches: Option<usize
     command.arg("--model").arg(&args.model).args(["--layouts", &layout.join("+")]);
     command.args(["--rank", &rank.to_string(), "--tokens", &args.tokens.to_string()]);
     command.args(micro_batches.iter().flat_map(|most| ["--micro-batches".to_owned(), most.to_string()]));
-    // Of several GPUs each rank has one.
-    command.env("CUDA_VISIBLE_DEVICES", rank.to_string());
+    if let Some(gpu) = args.gpus.get(rank % args.gpus.len().max(1)) {
+        command.env("CUDA_VISIBLE_DEVICES", gpu.to_string());
+    }
     Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
 }
 

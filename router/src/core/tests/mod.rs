@@ -1,5 +1,6 @@
 //! The rules in virtual time: no socket, no clock, no task.
 
+mod assembly;
 mod attempt;
 mod dispatch;
 mod fleet;

@@ -24,7 +24,7 @@ impl Channel {
     /// A channel whose descriptor does not block.
     pub(crate) fn new(device: &Arc<Device>) -> io::Result<Self> {
         // SAFETY: the context is open.
-        let channel = unsafe { (device.library.create_comp_channel)(device.context.as_ptr()) };
+        let channel = unsafe { (device.verbs.create_comp_channel)(device.context.as_ptr()) };
         let channel = NonNull::new(channel).ok_or_else(io::Error::last_os_error)?;
         let made = Self { channel, device: Arc::clone(device) };
         // SAFETY: the descriptor is the channel's, which is open.
@@ -43,13 +43,13 @@ impl Channel {
             let (mut cq, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: the channel is open, and the results have room.
             let code = unsafe {
-                (self.device.library.get_cq_event)(self.channel.as_ptr(), &raw mut cq, &raw mut context)
+                (self.device.verbs.get_cq_event)(self.channel.as_ptr(), &raw mut cq, &raw mut context)
             };
             if code != 0 {
                 return;
             }
             // SAFETY: the queue that the event is of waits for this before it is destroyed.
-            unsafe { (self.device.library.ack_cq_events)(cq, 1) };
+            unsafe { (self.device.verbs.ack_cq_events)(cq, 1) };
         }
     }
 }
@@ -64,7 +64,7 @@ impl AsRawFd for Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         // SAFETY: queues of it held it, and are gone.
-        unsafe { (self.device.library.destroy_comp_channel)(self.channel.as_ptr()) };
+        unsafe { (self.device.verbs.destroy_comp_channel)(self.channel.as_ptr()) };
     }
 }
 
@@ -110,7 +110,7 @@ impl CompletionQueue {
         // SAFETY: context and channel are open and of one device.
         let cq = unsafe {
             let (context, channel) = (device.context.as_ptr(), channel.channel.as_ptr());
-            (device.library.create_cq)(context, room, std::ptr::null_mut(), channel, 0)
+            (device.verbs.create_cq)(context, room, std::ptr::null_mut(), channel, 0)
         };
         let cq = NonNull::new(cq).ok_or_else(io::Error::last_os_error)?;
         Ok(Self { cq, channel: Arc::clone(channel) })
@@ -166,7 +166,7 @@ impl Drop for CompletionQueue {
         // Whose events are not taken is not destroyed.
         self.channel.drain();
         // SAFETY: the queue pair that used it held it, and is gone.
-        unsafe { (self.channel.device.library.destroy_cq)(self.cq.as_ptr()) };
+        unsafe { (self.channel.device.verbs.destroy_cq)(self.cq.as_ptr()) };
     }
 }
 

@@ -14,7 +14,7 @@ use crate::gid::{self, Gid};
 
 /// An open device, with a protection domain that everything on it is in.
 pub(crate) struct Device {
-    pub(super) library: &'static Library,
+    pub(super) verbs: &'static Library,
     pub(super) context: NonNull<Context>,
     pub(super) pd: NonNull<Pd>,
     name: String,
@@ -93,7 +93,7 @@ impl Device {
             unsafe { (library.close_device)(context.as_ptr()) };
             return Err(error);
         };
-        Ok(Arc::new(Self { library, context, pd, name }))
+        Ok(Arc::new(Self { verbs: library, context, pd, name }))
     }
 
     /// The system's name for it.
@@ -104,7 +104,7 @@ impl Device {
     fn attributes(&self) -> io::Result<DeviceAttr> {
         let mut attributes = MaybeUninit::<DeviceAttr>::zeroed();
         // SAFETY: the context is open, and the structure is as large as the header's.
-        checked(unsafe { (self.library.query_device)(self.context.as_ptr(), attributes.as_mut_ptr()) })?;
+        checked(unsafe { (self.verbs.query_device)(self.context.as_ptr(), attributes.as_mut_ptr()) })?;
         // SAFETY: all zeros is a value of it, and it has been filled in.
         Ok(unsafe { attributes.assume_init() })
     }
@@ -112,7 +112,7 @@ impl Device {
     fn port(&self, number: u8) -> io::Result<PortAttr> {
         let mut port = PortAttr::default();
         // SAFETY: as above.
-        checked(unsafe { (self.library.query_port)(self.context.as_ptr(), number, &raw mut port) })?;
+        checked(unsafe { (self.verbs.query_port)(self.context.as_ptr(), number, &raw mut port) })?;
         Ok(port)
     }
 
@@ -121,7 +121,7 @@ impl Device {
         let at = |index: c_int| {
             let mut raw = [0_u64; 2];
             // SAFETY: a GID has sixteen bytes, and this is aligned as the header's is.
-            let code = unsafe { (self.library.query_gid)(self.context.as_ptr(), port, index, &raw mut raw) };
+            let code = unsafe { (self.verbs.query_gid)(self.context.as_ptr(), port, index, &raw mut raw) };
             checked(code).ok()?;
             let [high, low] = raw.map(u64::to_ne_bytes);
             let bytes = std::array::from_fn(|at| if at < 8 { high[at] } else { low[at - 8] });
@@ -135,8 +135,8 @@ impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: everything made on the device held it, and is gone.
         unsafe {
-            (self.library.dealloc_pd)(self.pd.as_ptr());
-            (self.library.close_device)(self.context.as_ptr());
+            (self.verbs.dealloc_pd)(self.pd.as_ptr());
+            (self.verbs.close_device)(self.context.as_ptr());
         }
     }
 }

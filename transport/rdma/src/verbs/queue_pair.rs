@@ -83,7 +83,7 @@ impl QueuePair {
             sq_sig_all: 0,
         };
         // SAFETY: protection domain and queue are open and of one device.
-        let qp = unsafe { (device.library.create_qp)(device.pd.as_ptr(), &raw mut init) };
+        let qp = unsafe { (device.verbs.create_qp)(device.pd.as_ptr(), &raw mut init) };
         let qp = NonNull::new(qp).ok_or_else(io::Error::last_os_error)?;
         let made = Self { qp, completions, port: Arc::clone(port) };
         let mut attributes = QpAttr {
@@ -166,7 +166,7 @@ impl QueuePair {
 
     fn modify(&self, attributes: &mut QpAttr, mask: c_int) -> io::Result<()> {
         // SAFETY: the queue pair is open, and the mask names fields that were filled in.
-        checked(unsafe { (self.port.device.library.modify_qp)(self.qp.as_ptr(), attributes, mask) })
+        checked(unsafe { (self.port.device.verbs.modify_qp)(self.qp.as_ptr(), attributes, mask) })
     }
 
     /// Posts requests, which are done in this order.
@@ -216,7 +216,7 @@ impl QueuePair {
 impl Drop for QueuePair {
     fn drop(&mut self) {
         // SAFETY: made once, and destroyed once. When this returns the device touches none of its memory any more.
-        unsafe { (self.port.device.library.destroy_qp)(self.qp.as_ptr()) };
+        unsafe { (self.port.device.verbs.destroy_qp)(self.qp.as_ptr()) };
     }
 }
 

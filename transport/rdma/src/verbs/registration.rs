@@ -47,7 +47,7 @@ impl Registration {
             access |= abi::ACCESS_REMOTE_WRITE;
         }
         // SAFETY: the protection domain is the open device's; the memory as this function requires.
-        let mr = unsafe { (device.library.reg_mr)(device.pd.as_ptr(), start.as_ptr().cast(), len, access) };
+        let mr = unsafe { (device.verbs.reg_mr)(device.pd.as_ptr(), start.as_ptr().cast(), len, access) };
         let mr = NonNull::new(mr).ok_or_else(io::Error::last_os_error)?;
         Ok(Self { mr, device: Arc::clone(device) })
     }
@@ -68,6 +68,6 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: registered once, and given back once.
-        unsafe { (self.device.library.dereg_mr)(self.mr.as_ptr()) };
+        unsafe { (self.device.verbs.dereg_mr)(self.mr.as_ptr()) };
     }
 }
