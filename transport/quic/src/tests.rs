@@ -8,7 +8,6 @@ mod relay;
 mod selection;
 mod strangers;
 mod suite;
-mod torn;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

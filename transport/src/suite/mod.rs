@@ -6,6 +6,8 @@
 
 mod conformance;
 mod faults;
+pub mod overwritten;
+pub mod process;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

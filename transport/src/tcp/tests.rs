@@ -5,7 +5,6 @@ mod process;
 mod rails;
 mod strangers;
 mod suite;
-mod torn;
 mod traffic;
 
 use std::net::Ipv4Addr;

@@ -1,85 +1,41 @@
 //! The peer is another process, which is killed or stopped: this test binary, started again.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 
-use mlxcel_transport::{Key, PeerLoss, PeerState};
+use mlxcel_transport::PeerLoss;
+use mlxcel_transport::suite::process::{OtherProcess, play_peer, this_test_program};
 
 use super::*;
 
 /// Set in the process that plays the peer: where both find their key.
 const ROLE: &str = "MLXCEL_TEST_QUIC_PEER";
-const KEYS: Channel = Channel(9);
-const SIZE: usize = 8 << 20;
 
-/// Another process that has given us a region to write to.
-struct Peer {
-    process: Child,
-    /// Ends the process when it is closed.
-    _life: ChildStdin,
-    directory: PathBuf,
-    id: PeerId,
-    key: Key,
-    end: Quic,
+/// Where the one host that both processes are keeps its key. It is removed when this is dropped.
+struct Host(PathBuf);
+
+impl Host {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("mlxcel-quic-{name}-{}", std::process::id())))
+    }
+
+    fn other_process(&self) -> OtherProcess {
+        let end = end_at(&self.0);
+        let mut command = this_test_program("tests::process::plays_the_peer");
+        command.env(ROLE, &self.0);
+        OtherProcess::start(end, command)
+    }
 }
 
-/// An end of the one host that both processes are.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 fn end_at(directory: &Path) -> Quic {
     let identity = Identity::load_or_create(directory).expect("it can be kept there");
     let trust = Trust::of([identity.fingerprint()]);
     end_of(identity, &trust)
-}
-
-impl Peer {
-    fn start(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("mlxcel-quic-{name}-{}", std::process::id()));
-        let end = end_at(&directory);
-        let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
-        command.args(["--exact", "tests::process::plays_the_peer", "--ignored", "--nocapture"]);
-        let command = command.env(ROLE, &directory).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().expect("it starts again");
-        let mut life = process.stdin.take().expect("piped");
-        let id = end.domain().id().to_bytes().map(|byte| format!("{byte:02x}")).concat();
-        writeln!(life, "{id} {}", end.addresses()[0].socket).expect("it listens");
-        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
-        let mut lines = lines.map(|line| line.expect("text"));
-        let line = lines.find(|line| line.starts_with("peer ")).expect("it says who it is");
-        let id = id_of(line.trim_start_matches("peer "));
-        block_on(end.domain().connected(id, soon())).expect("it connects");
-        let key = block_on(end.domain().receive(id, KEYS, soon())).expect("it gives a key");
-        Self { process, _life: life, directory, id, key: Key::from_bytes(&key).expect("a key"), end }
-    }
-
-    /// Writes of 8 MiB each, in flight.
-    fn writes(&self) -> Vec<Op> {
-        let source = region(&self.end, SIZE, Access::LOCAL);
-        let batch = Batch::single((&source, 0), (&self.key, 0), SIZE as u64).expect("it fits");
-        (0..50).map(|_| self.end.write(&batch, Tag::new(1), soon())).collect()
-    }
-
-    /// All of these end, with the peer's loss, in time.
-    fn is_lost_with(&self, ops: Vec<Op>) {
-        let began = Instant::now();
-        let outcomes: Vec<_> = ops.into_iter().map(block_on).collect();
-        assert!(began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
-        assert_eq!(outcomes.last(), Some(&Err(OpError::PeerLost)));
-        assert_eq!(self.end.domain().peer_state(self.id), PeerState::Lost(PeerLoss::Silent));
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn id_of(text: &str) -> PeerId {
-    let number = u128::from_str_radix(text, 16).expect("32 hex digits");
-    PeerId::from_bytes(number.to_be_bytes())
 }
 
 /// Not a test: what the other process does.
@@ -87,34 +43,16 @@ fn id_of(text: &str) -> PeerId {
 #[ignore = "the peer of other tests, which start it"]
 fn plays_the_peer() {
     let Ok(directory) = std::env::var(ROLE) else { return };
-    let end = end_at(Path::new(&directory));
-    println!("\npeer {}", end.domain().id().to_bytes().map(|byte| format!("{byte:02x}")).concat());
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).expect("it is told");
-    let (id, socket) = line.trim().split_once(' ').expect("two words");
-    let (id, socket) = (id_of(id), socket.parse().expect("an address"));
-    let region = region(&end, SIZE, Access::WRITE);
-    let _counter = end.domain().expect(Tag::new(1), &[id]).expect("the tag is free");
-    block_on(end.connect(id, &[Address { kind: Kind::Quic, socket }], soon())).expect("it listens");
-    block_on(end.send(id, KEYS, region.key().to_bytes().into(), soon())).expect("sent");
-    // Until the test ends.
-    let _ = std::io::stdin().read_line(&mut line);
+    play_peer(&end_at(Path::new(&directory)));
 }
 
 #[test]
 fn a_killed_peer_ends_all_writes_within_a_second() {
-    let mut peer = Peer::start("killed");
-    let ops = peer.writes();
-    peer.process.kill().expect("it runs");
-    peer.is_lost_with(ops);
+    Host::new("killed").other_process().is_lost_when_killed(PeerLoss::Silent);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_stopped_peer_ends_all_writes_within_a_second() {
-    let peer = Peer::start("stopped");
-    let ops = peer.writes();
-    let stop = Command::new("kill").args(["-STOP", &peer.process.id().to_string()]).status();
-    assert!(stop.expect("kill is there").success());
-    peer.is_lost_with(ops);
+    Host::new("stopped").other_process().is_lost_when_stopped();
 }

@@ -10,7 +10,6 @@ mod regions;
 mod selection;
 mod strangers;
 mod suite;
-mod torn;
 mod traffic;
 mod unregistered;
 

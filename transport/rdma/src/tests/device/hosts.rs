@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
+use mlxcel_transport::suite::process::{introduced, introduction};
 use mlxcel_transport::{BatchBuilder, Key, PeerState};
 
-use super::process::id_of;
 use super::*;
 
 /// Where the two hosts tell each other who they are.
@@ -18,8 +18,7 @@ fn desk() -> String {
 }
 
 fn introduce(end: &Rdma, to: &mut TcpStream) {
-    let id = end.domain().id().to_bytes().map(|byte| format!("{byte:02x}")).concat();
-    writeln!(to, "{id} {}", end.addresses()[0].socket).expect("the other host listens");
+    writeln!(to, "{}", introduction(end)).expect("the other host listens");
 }
 
 /// Not a test by itself: the host that is written to, and that is turned off in the end.
@@ -32,7 +31,7 @@ fn answers() {
     introduce(&end, &mut other);
     let mut line = String::new();
     BufReader::new(&other).read_line(&mut line).expect("it says who it is");
-    let id = id_of(line.split_once(' ').expect("two words").0);
+    let (id, _) = introduced(&end, &line);
     let target = region(&end, SIZE, Access::READ_WRITE);
     let counter = end.domain().expect(Tag::new(1), &[id]).expect("the tag is free");
     block_on(end.domain().connected(id, soon())).expect("it connects");
@@ -63,9 +62,8 @@ fn calls() {
     introduce(&end, &mut other);
     let mut line = String::new();
     BufReader::new(&other).read_line(&mut line).expect("it says who it is");
-    let (id, socket) = line.trim().split_once(' ').expect("two words");
-    let (id, socket) = (id_of(id), socket.parse().expect("an address"));
-    block_on(end.connect(id, &[Address { kind: Kind::Rdma, socket }], soon())).expect("they connect");
+    let (id, address) = introduced(&end, &line);
+    block_on(end.connect(id, &[address], soon())).expect("they connect");
     let key = block_on(end.domain().receive(id, KEYS, soon())).expect("it gives a key");
     let key = Key::from_bytes(&key).expect("a key");
     let source = region(&end, SIZE, Access::LOCAL);
