@@ -14,7 +14,7 @@ use clap::Parser;
 use mlxcel_engine::{DeviceChoice, KvDtype, LoadOptions, Quantization, Trace, load};
 use serde_json::json;
 
-use measure::{Case, median_runs};
+use measure::{Case, Draw, median_runs};
 
 /// For Rust and, by its name for `malloc`, for MLX: one thread builds a step's graph, another runs and frees it, and
 /// with the C library's allocator they wait for each other (a tenth of the time of a CPU's decode step).
@@ -43,6 +43,8 @@ struct Args {
     /// Runs of each case; the median is printed.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    #[command(flatten)]
+    draw: Draw,
     /// Run on the CPU in a GPU build.
     #[arg(long)]
     cpu: bool,
@@ -73,7 +75,7 @@ fn main() -> Result<()> {
     let engine = |&kv_dtype| load(&args.model, &LoadOptions { kv_dtype, ..options.clone() }, &mut |_| {});
     let engines = dtypes.iter().map(engine).collect::<Result<Vec<_>, _>>()?;
     for &prompt in &args.prefill {
-        let case = Case { prompt, decode: 1, sequences: 1 };
+        let case = Case { prompt, decode: 1, sequences: 1, draw: args.draw };
         for (dtype, rates) in dtypes.iter().zip(median_runs(&engines, case, args.runs)?) {
             print(
                 *dtype,
@@ -83,7 +85,7 @@ fn main() -> Result<()> {
     }
     if args.decode > 0 {
         for &sequences in &args.sequences {
-            let case = Case { prompt: args.context, decode: args.decode, sequences };
+            let case = Case { prompt: args.context, decode: args.decode, sequences, draw: args.draw };
             for (dtype, rates) in dtypes.iter().zip(median_runs(&engines, case, args.runs)?) {
                 let line = json!({
                     "case": "decode", "context": args.context, "tokens": args.decode,

@@ -17,6 +17,21 @@ pub(crate) struct Case {
     pub(crate) decode: u32,
     /// Sequences side by side.
     pub(crate) sequences: u32,
+    pub(crate) draw: Draw,
+}
+
+/// How tokens are drawn; greedily at temperature 0.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Draw {
+    /// Draw tokens at this temperature.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Among so many most likely ones; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) top_k: u32,
+    /// Among the most likely ones that have this probability together.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f32,
 }
 
 /// Rates of one run, tokens a second over all sequences.
@@ -85,11 +100,18 @@ fn request(case: Case, sequence: u32, salt: usize) -> Request {
     // Of its length too: the engine would not compute the beginning of a longer prompt again.
     let start = sequence.wrapping_mul(7919).wrapping_add(u32::try_from(salt).unwrap_or(0) * 104_729);
     let start = start.wrapping_add(case.prompt.wrapping_mul(13_007));
+    let Draw { temperature, top_k, top_p } = case.draw;
     let token = |index: u32| 5 + start.wrapping_add(index.wrapping_mul(2_654_435_761)) % 30_000;
     Request {
         id: format!("{salt}-{sequence}"),
         prompt: Prompt::Tokens((0..case.prompt).map(token).collect()),
-        sampling: SamplingParams::default(),
+        sampling: SamplingParams {
+            temperature,
+            top_k,
+            top_p,
+            seed: Some(salt as u64),
+            ..SamplingParams::default()
+        },
         limits: Limits { max_tokens: Some(case.decode), ignore_eos: true, ..Limits::default() },
         turn: Turn::default(),
         answer: AnswerOptions::default(),

@@ -9,11 +9,12 @@ use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::{Array, Dtype, Result};
 
 use crate::api::{LoadStep, Quantization};
-use crate::decoder::{Execution, Model, Part, Place, StepOutput};
+use crate::decoder::{Drawn, Execution, Model, Part, Place, StepOutput};
 use crate::described::described;
 use crate::device::Device;
 use crate::kv::KvCache;
 use crate::ranks::Ranks;
+use crate::sampling::Draw;
 use crate::schedule::StepPlan;
 use crate::serving::LoadError;
 
@@ -67,6 +68,14 @@ impl Rank {
     /// Width of hidden states.
     pub(crate) fn hidden_size(&self) -> usize {
         self.model.description.hidden_size
+    }
+
+    /// Tokens drawn on its device from `logits`, `[rows, vocabulary]`; nothing where it cannot.
+    ///
+    /// # Errors
+    /// When MLX refuses.
+    pub(crate) fn draw(&self, logits: &Array, draws: &[Draw]) -> Result<Option<Drawn>> {
+        self.model.draw(logits, draws)
     }
 
     /// How its arrays are computed.

@@ -22,7 +22,7 @@ mod weights;
 
 pub(crate) use arithmetic::length;
 pub(crate) use build::{Execution, Part, kv_bytes_per_token};
-pub(crate) use cuda::{Kernels as CudaKernels, attention as cuda_attention};
+pub(crate) use cuda::{Drawn, Kernels as CudaKernels, attention as cuda_attention};
 pub use description::{
     Activation, Attention, Cut, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope, Share,
 };

@@ -9,12 +9,13 @@ use mlxcel_kernels::KvDtype;
 use mlxcel_mlx_bridge::{Array, Dtype, Error, Result};
 
 use super::arithmetic::Arithmetic;
-use super::cuda::Kernels as CudaKernels;
+use super::cuda::{self, Drawn, Kernels as CudaKernels};
 use super::description::Decoder;
 use super::inputs::{SampledTokens, StepInputs};
 use super::residual::Residual;
 use super::weights::DecoderWeights;
 use crate::kv::KvCache;
+use crate::sampling::Draw;
 use crate::schedule::StepPlan;
 
 /// A decoder with its weights and its way to compute.
@@ -55,6 +56,11 @@ impl Model {
     ) -> Result<StepOutput> {
         let step = StepInputs::without_ids(plan)?;
         self.run(&step, hidden, cache)
+    }
+
+    /// Tokens drawn on the device from `logits`, `[rows, vocabulary]`; nothing where it cannot.
+    pub(crate) fn draw(&self, logits: &Array, draws: &[Draw]) -> Result<Option<Drawn>> {
+        self.kernels.as_ref().map_or(Ok(None), |kernels| cuda::draw(kernels, logits, draws))
     }
 
     fn run(&self, step: &StepInputs, hidden: Array, cache: &mut dyn KvCache) -> Result<StepOutput> {

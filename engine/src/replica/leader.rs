@@ -1,11 +1,12 @@
 //! The rank that leads: tells the others each step's plan, and computes its own part.
 
-use mlxcel_mlx_bridge::{Error, Result};
+use mlxcel_mlx_bridge::{Array, Error, Result};
 use mlxcel_transport::PeerId;
 
 use super::member::Member;
 use super::plans::PlanSender;
-use crate::decoder::{Execution, SampledTokens, StepOutput};
+use crate::decoder::{Drawn, Execution, SampledTokens, StepOutput};
+use crate::sampling::Draw;
 use crate::schedule::StepPlan;
 use crate::serving::StepExecutor;
 
@@ -34,6 +35,10 @@ impl StepExecutor for Leader {
         }
         self.plans.send(&plan).map_err(|error| Error::argument("step", error))?;
         self.member.forward(plan)
+    }
+
+    fn draw(&self, logits: &Array, draws: &[Draw]) -> Result<Option<Drawn>> {
+        self.member.rank.draw(logits, draws)
     }
 
     fn execution(&self) -> Execution {

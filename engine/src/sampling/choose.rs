@@ -83,8 +83,7 @@ impl Chooser {
 
     /// The smallest key that top-p and min-p keep.
     fn cut(&mut self, filters: &Filters) -> u64 {
-        let least = (f64::from(filters.min_p) * f64::from(ONE)).ceil() as u32;
-        let least = least.max(1);
+        let least = least_weight(filters.min_p);
         let min_p_cut = key(least, u32::MAX as usize);
         if filters.top_p >= 1.0 {
             return min_p_cut;
@@ -152,6 +151,12 @@ impl Chooser {
         }
         unreachable!("the most likely token is always kept, and left < total")
     }
+}
+
+/// The least weight that min-p keeps.
+pub(super) fn least_weight(min_p: f32) -> u32 {
+    let least = (f64::from(min_p) * f64::from(ONE)).ceil() as u32;
+    least.max(1)
 }
 
 /// The largest logit, once all are known to be usable.

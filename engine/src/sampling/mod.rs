@@ -20,9 +20,27 @@ pub use self::error::SamplingError;
 pub use self::logprobs::{Ranking, rank};
 pub(crate) use self::row::{Choice, RowChoice, RowSampler, SharedRow, choose_rows};
 
-use self::choose::{Chooser, Filters};
+use self::choose::{Chooser, Filters, least_weight};
 use self::history::History;
 use crate::SamplingParams;
+
+/// All that a choice depends on beside the logits, where nothing else is wanted of them: what a device needs to make it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Draw {
+    /// 0 takes the largest logit.
+    pub(crate) temperature: f32,
+    /// 0 keeps all.
+    pub(crate) top_k: u32,
+    pub(crate) top_p: f32,
+    /// The least weight that min-p keeps, relative to that of the most likely token, `weight::ONE`.
+    pub(crate) least: u32,
+    pub(crate) random: u64,
+}
+
+impl Draw {
+    /// Of a row that nobody reads.
+    pub(crate) const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, least: 1, random: 0 };
+}
 
 /// The sampler of one sequence.
 ///
@@ -94,7 +112,7 @@ impl Sampler {
         for &(id, bias) in &self.bias {
             logits[id] += bias;
         }
-        let random = if self.filters.temperature > 0.0 { self.random() } else { 0 };
+        let random = self.random(self.accepted);
         self.chooser.choose(logits, &self.filters, random)
     }
 
@@ -108,12 +126,28 @@ impl Sampler {
         self.seed
     }
 
-    /// The random number of the token to be chosen now.
-    fn random(&self) -> u64 {
+    /// How token `index` is chosen, counted from the first that was accepted; nothing where penalties or bias change the
+    /// logits before that.
+    pub(crate) fn draw(&self, index: u64) -> Option<Draw> {
+        let Filters { temperature, top_k, top_p, min_p } = self.filters;
+        (self.bias.is_empty() && self.history.is_neutral()).then(|| Draw {
+            temperature,
+            top_k: u32::try_from(top_k).unwrap_or(0),
+            top_p,
+            least: least_weight(min_p),
+            random: self.random(index),
+        })
+    }
+
+    /// The random number of token `index`, where one is drawn.
+    fn random(&self, index: u64) -> u64 {
+        if self.filters.temperature == 0.0 {
+            return 0;
+        }
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         let mut stream = ChaCha8Rng::from_seed(key);
-        stream.set_word_pos(u128::from(self.accepted) * 16);
+        stream.set_word_pos(u128::from(index) * 16);
         stream.next_u64()
     }
 }

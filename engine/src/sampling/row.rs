@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{Ranking, Sampler, SamplingError, rank};
+use super::{Draw, Ranking, Sampler, SamplingError, rank};
 use crate::grammar::Constraint;
 
 /// The sampling state of one sequence.
@@ -49,6 +49,17 @@ impl RowSampler {
     /// can take it itself.
     pub(crate) fn is_plain_greedy(&self) -> bool {
         self.sampler.is_plain_greedy() && self.top.is_none() && self.constraint.is_none()
+    }
+
+    /// How token `index` is chosen, counted from the first that was accepted, where a device can do that itself.
+    pub(crate) fn draw(&self, index: u64) -> Option<Draw> {
+        let plain = self.top.is_none() && self.constraint.is_none();
+        plain.then(|| self.sampler.draw(index)).flatten()
+    }
+
+    /// Counts a token that a device chose as the sequence's.
+    pub(crate) fn accept(&mut self, token: u32) {
+        self.sampler.accept(token);
     }
 
     /// Chooses the next token and counts it as the sequence's.

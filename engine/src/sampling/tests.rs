@@ -55,6 +55,26 @@ fn only_greedy_without_penalties_or_bias_is_plain() {
 }
 
 #[test]
+fn a_device_is_told_how_to_draw_only_where_nothing_else_changes_the_logits() {
+    let told = |params: SamplingParams| sampler(params, 10).draw(3);
+    let draw = told(SamplingParams { top_k: 4, top_p: 0.5, min_p: 0.25, ..warm(0.5) }).expect("filters only");
+    assert_eq!((draw.temperature, draw.top_k, draw.top_p, draw.least), (0.5, 4, 0.5, 1 << 28));
+    assert_eq!(told(SamplingParams { repetition_penalty: 1.1, ..warm(0.5) }), None);
+    assert_eq!(told(SamplingParams { presence_penalty: 0.1, ..warm(0.5) }), None);
+    assert_eq!(told(SamplingParams { logit_bias: BTreeMap::from([(1, 1.0)]), ..warm(0.5) }), None);
+}
+
+#[test]
+fn the_random_number_of_a_token_is_known_before_those_ahead_of_it_are() {
+    let mut ahead = sampler(warm(1.0), 10);
+    let early = ahead.draw(2);
+    ahead.accept(4);
+    ahead.accept(5);
+    assert_eq!(ahead.draw(2), early);
+    assert_ne!(ahead.draw(3), early);
+}
+
+#[test]
 fn parameters_are_refused_by_field_rule_and_value() {
     let plain = SamplingParams::default;
     let cases = [

@@ -1,9 +1,10 @@
 //! Who computes the steps that an engine plans: the device of this process, or a replica of several ranks.
 
-use mlxcel_mlx_bridge::Result;
+use mlxcel_mlx_bridge::{Array, Result};
 
-use crate::decoder::{Execution, Model, SampledTokens, StepOutput};
+use crate::decoder::{Drawn, Execution, Model, SampledTokens, StepOutput};
 use crate::kv::KvCache;
+use crate::sampling::Draw;
 use crate::schedule::StepPlan;
 
 /// Computes steps, in the order they are given. Lives on the engine's thread.
@@ -14,6 +15,13 @@ pub(crate) trait StepExecutor {
     /// # Errors
     /// When the step cannot be begun.
     fn forward(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<StepOutput>;
+
+    /// Tokens drawn on the device from logits `[rows, vocabulary]`, of which nothing is evaluated yet; nothing where it
+    /// cannot.
+    ///
+    /// # Errors
+    /// When they cannot be launched.
+    fn draw(&self, logits: &Array, draws: &[Draw]) -> Result<Option<Drawn>>;
 
     /// How its arrays are computed.
     fn execution(&self) -> Execution;
@@ -54,6 +62,10 @@ impl Local {
 impl StepExecutor for Local {
     fn forward(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<StepOutput> {
         self.model.forward(plan, previous, self.cache.as_mut())
+    }
+
+    fn draw(&self, logits: &Array, draws: &[Draw]) -> Result<Option<Drawn>> {
+        self.model.draw(logits, draws)
     }
 
     fn execution(&self) -> Execution {

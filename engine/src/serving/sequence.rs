@@ -3,7 +3,7 @@
 //! Says whether a token is the last. Knows no tensors, no text and no other sequence; what the
 //! client sees is its `Stream`'s.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::answer::Answer;
@@ -14,7 +14,7 @@ use super::repetition::RepetitionDetector;
 use super::stream::Ending;
 use crate::event::GenerateError;
 use crate::grammar::Constraint;
-use crate::sampling::{Choice, RowSampler, Sampler, SharedRow};
+use crate::sampling::{Choice, Draw, RowChoice, RowSampler, Sampler, SharedRow};
 use crate::text::TextCodec;
 
 /// A sequence the engine works on.
@@ -90,6 +90,23 @@ impl Sequence {
     pub(super) fn expects_another(&mut self) -> bool {
         self.launched = self.launched.max(self.generated) + 1;
         self.launched < self.max_new_tokens
+    }
+
+    /// How the token `ahead` of the next one to be computed is chosen, where the device can do that.
+    pub(super) fn draw(&self, ahead: usize) -> Option<Draw> {
+        let index = u64::from(self.launched.max(self.generated)) + ahead as u64;
+        self.state().draw(index)
+    }
+
+    /// Notes tokens that the device chose.
+    pub(super) fn drawn(&self, choices: &[RowChoice]) {
+        let mut state = self.state();
+        choices.iter().flatten().for_each(|choice| state.accept(choice.token));
+    }
+
+    /// A sampler that panicked has been reported by the step it was in.
+    fn state(&self) -> MutexGuard<'_, RowSampler> {
+        self.row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What to tell when its deadline has passed.

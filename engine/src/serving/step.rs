@@ -1,9 +1,10 @@
 //! Steps: plan, compute, sample, tell.
 //!
 //! Where tokens are chosen as part of the step's graph, the next step is planned and launched before anyone
-//! reads them: the device never waits for the host. That is so on the CPU for every sequence, on GPUs where
-//! all are decoded greedily; else the logits are read and the next step waits for the choice. In a pipeline each stage
-//! has a step of its own, of other sequences, and a step waits for the choices of the one before that had its own.
+//! reads them: the device never waits for the host. That is so on the CPU for every sequence, on NVIDIA GPUs where
+//! nothing but filters and a draw is wanted of any, on other GPUs where all are greedy; else the logits are read and
+//! the next step waits for the choice. In a pipeline each stage has a step of its own, of other sequences, and a step
+//! waits for the choices of the one before that had its own.
 
 use std::time::Instant;
 
@@ -13,9 +14,9 @@ use super::sampled::{StepChoices, choose, sample};
 use super::sequence::Sequence;
 use super::stream::Ending;
 use super::thread::EngineThread;
-use crate::decoder::{Execution, SampledTokens, StepOutput};
+use crate::decoder::{Drawn, Execution, SampledTokens, StepOutput};
 use crate::event::GenerateError;
-use crate::sampling::{Choice, RowChoice, SharedRow};
+use crate::sampling::{Choice, Draw, RowChoice, SharedRow};
 use crate::schedule::{SampledSpan, SequenceId, StepPlan, Token};
 use crate::speculation::accepted;
 
@@ -32,12 +33,26 @@ pub(super) struct Launched {
 }
 
 enum Outcome {
-    /// Tokens chosen in the graph: of the largest logits, or by the sequences' samplers.
-    Tokens(SampledTokens, Option<StepChoices>),
+    /// Tokens chosen in the graph.
+    Tokens(SampledTokens, Chosen),
     /// Logits `[rows, vocabulary]`, to be sampled here.
     Logits(Vec<SampledSpan>, Array),
     /// A step that only fills caches.
     Computed(Array),
+}
+
+/// By what tokens were chosen in the graph.
+enum Chosen {
+    /// They have the largest logits.
+    Largest,
+    /// The sequences' samplers, on the host's cores.
+    ByHost(StepChoices),
+    /// The device, as the sequences' samplers would have.
+    ByDevice {
+        /// The tokens, and for each row whether it has no usable logits.
+        told: Array,
+        logits: Array,
+    },
 }
 
 /// Launches the next step if there is one, then reads what is done, or the first of what is under way. A step that
@@ -119,16 +134,19 @@ fn compute(engine: &mut EngineThread, plan: StepPlan) -> Result<Outcome> {
     let sequence = |span: &SampledSpan| engine.sequences.get(&span.sequence);
     // A sequence that has ended since counts as greedy: no one reads its token.
     let greedy = spans.iter().all(|span| sequence(span).is_none_or(|s| s.plain_greedy));
-    let (ids, choices) = match engine.executor.execution() {
-        _ if greedy => (logits.argmax(-1, false)?, None),
+    let (ids, chosen) = match engine.executor.execution() {
+        _ if greedy => (logits.argmax(-1, false)?, Chosen::Largest),
         Execution::Host => {
             let (ids, choices) = sample(&logits, &spans, states(engine, &spans))?;
-            (ids, Some(choices))
+            (ids, Chosen::ByHost(choices))
         }
-        Execution::Graph | Execution::Cuda => {
-            async_eval(&[&logits])?;
-            return Ok(Outcome::Logits(spans, logits));
-        }
+        Execution::Graph | Execution::Cuda => match draw(engine, &spans, &logits)? {
+            Some(Drawn { ids, told }) => (ids, Chosen::ByDevice { told, logits }),
+            None => {
+                async_eval(&[&logits])?;
+                return Ok(Outcome::Logits(spans, logits));
+            }
+        },
     };
     async_eval(&[&ids])?;
     let chains = engine.executor.chains();
@@ -139,7 +157,17 @@ fn compute(engine: &mut EngineThread, plan: StepPlan) -> Result<Outcome> {
             engine.scheduler.append(span.sequence, Token::Awaited);
         }
     }
-    Ok(Outcome::Tokens(SampledTokens { spans, ids }, choices))
+    Ok(Outcome::Tokens(SampledTokens { spans, ids }, chosen))
+}
+
+/// Tokens that the device draws, where it can do so for every row of the step.
+fn draw(engine: &EngineThread, spans: &[SampledSpan], logits: &Array) -> Result<Option<Drawn>> {
+    let rows = |span: &SampledSpan| {
+        let sequence = engine.sequences.get(&span.sequence);
+        (0..span.rows()).map(move |row| sequence.map_or(Some(Draw::GREEDY), |it| it.draw(row)))
+    };
+    let draws: Option<Vec<Draw>> = spans.iter().flat_map(rows).collect();
+    draws.map_or(Ok(None), |draws| engine.executor.draw(logits, &draws))
 }
 
 /// The sampling states of the spans' sequences; none of one that has ended.
@@ -165,7 +193,7 @@ fn read(engine: &mut EngineThread, step: Launched) {
         step.members.iter().for_each(|&(name, tokens)| engine.scheduler.computed(name, tokens));
         match &step.outcome {
             Outcome::Computed(_) => Ok(()),
-            Outcome::Tokens(tokens, choices) => read_tokens(engine, tokens, choices.as_ref()),
+            Outcome::Tokens(tokens, chosen) => read_tokens(engine, tokens, chosen),
             Outcome::Logits(spans, logits) => read_logits(engine, spans, logits),
         }
     });
@@ -175,14 +203,25 @@ fn read(engine: &mut EngineThread, step: Launched) {
     }
 }
 
-fn read_tokens(
-    engine: &mut EngineThread,
-    tokens: &SampledTokens,
-    choices: Option<&StepChoices>,
-) -> Result<()> {
-    let choices = match choices {
-        Some(choices) => choices.take(),
-        None => largest(&tokens.spans, &tokens.ids.to_vec()?),
+fn read_tokens(engine: &mut EngineThread, tokens: &SampledTokens, chosen: &Chosen) -> Result<()> {
+    let choices = match chosen {
+        Chosen::Largest => valid(&tokens.spans, &tokens.ids.to_vec()?),
+        Chosen::ByHost(choices) => choices.take(),
+        Chosen::ByDevice { told, logits } => {
+            let told: Vec<u32> = told.to_vec()?;
+            let (ids, failed) = told.split_at(told.len() / 2);
+            if failed.iter().any(|&failed| failed != 0) {
+                // What is wrong, the host can say; what is not, it chooses alike.
+                return read_logits(engine, &tokens.spans, logits);
+            }
+            let choices = valid(&tokens.spans, ids);
+            for (span, choices) in tokens.spans.iter().zip(&choices) {
+                if let Some(sequence) = engine.sequences.get(&span.sequence) {
+                    sequence.drawn(choices);
+                }
+            }
+            choices
+        }
     };
     for (span, choices) in tokens.spans.iter().zip(choices) {
         deliver_span(engine, span, choices);
@@ -190,8 +229,8 @@ fn read_tokens(
     Ok(())
 }
 
-/// The choices of each span among `ids`, `[rows]`, those of the largest logits.
-fn largest(spans: &[SampledSpan], mut ids: &[u32]) -> Vec<Vec<RowChoice>> {
+/// The choices of each span among `ids`, `[rows]`: up to the first that is not what was guessed.
+fn valid(spans: &[SampledSpan], mut ids: &[u32]) -> Vec<Vec<RowChoice>> {
     let mut choices = Vec::with_capacity(spans.len());
     for span in spans {
         let (own, rest) = ids.split_at(span.rows());

@@ -74,8 +74,7 @@ impl Arithmetic for CudaArithmetic {
         let joined = tiled([&weights.query, &weights.key, &weights.value]);
         match joined.filter(|_| pointwise::can_split(weights, residual.hidden.dtype())) {
             Some(matrices) => {
-                let x = self.advance(residual, &layer.mixer_norm)?;
-                let rows = product::multiply(&self.kernels, &x, &matrices, Epilogue::Plain)?;
+                let rows = self.normed(residual, &layer.mixer_norm, &matrices, Epilogue::Plain)?;
                 pointwise::rope_split(&self.kernels, &rows, weights, step)
             }
             None => arithmetic::attention_inputs(self, residual, layer, step),
@@ -91,8 +90,17 @@ impl Arithmetic for CudaArithmetic {
                 self.linear(&mixed, &layer.attention.output)?
             }
         });
-        let x = self.advance(residual, &layer.feed_forward_norm)?;
-        residual.delta = Some(self.feed_forward(&x, layer)?);
+        let Activation::Silu = layer.activation;
+        residual.delta = Some(match tiled([&layer.gate, &layer.up]) {
+            Some(matrices) => {
+                let inner = self.normed(residual, &layer.feed_forward_norm, &matrices, Epilogue::Gated)?;
+                self.linear(&inner, &layer.down)?
+            }
+            None => {
+                let x = self.advance(residual, &layer.feed_forward_norm)?;
+                self.feed_forward(&x, layer)?
+            }
+        });
         Ok(())
     }
 
@@ -105,6 +113,23 @@ impl Arithmetic for CudaArithmetic {
             }
         };
         self.linear(&inner, &layer.down)
+    }
+}
+
+impl CudaArithmetic {
+    /// The residual stream, with what is pending, under a norm and times matrices.
+    fn normed(
+        &self,
+        residual: &mut Residual,
+        norm: &NormWeights,
+        matrices: &[&TiledMatrix],
+        epilogue: Epilogue,
+    ) -> Result<Array> {
+        if let Some(made) = product::multiply_normed(&self.kernels, residual, norm, matrices, epilogue)? {
+            return Ok(made);
+        }
+        let x = self.advance(residual, norm)?;
+        product::multiply(&self.kernels, &x, matrices, epilogue)
     }
 }
 

@@ -59,6 +59,7 @@ pub(crate) fn attend(
         inputs: &INPUTS[..inputs.len()],
         outputs: if items.parts { &["parts", "peaks", "done"] } else { &["out", "done"] },
         dtype,
+        shared_bytes: 0,
         body: body(rule, items.parts),
     };
     let (heads, head_dim) = (length(shape.heads), length(shape.head_dim));
@@ -99,6 +100,7 @@ fn combine(
         inputs: &["parts", "peaks", "plan", "sinks"][..inputs.len()],
         outputs: &["out"],
         dtype,
+        shared_bytes: 0,
         body: format!(
             "mlxcel::combine<T, {}, {}, {}>(parts, reinterpret_cast<const float2*>(peaks), \
              reinterpret_cast<const mlxcel::AttendRow*>(plan + 8 * parts_shape[0]), {}, out);",
@@ -129,6 +131,7 @@ pub(crate) fn put_rows(
         inputs: &["key", "value", "slots", "pool_keys", "pool_values", "after"],
         outputs: &["done"],
         dtype,
+        shared_bytes: 0,
         body: "if (blockIdx.x == 0 && threadIdx.x == 0) *done = *after;\n\
                mlxcel::put_rows<T>(key, value, slots, const_cast<T*>(pool_keys), const_cast<T*>(pool_values), \
                key_shape[1] * key_shape[2]);"

@@ -8,13 +8,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Every source, in the order they build on each other.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 8] = [
     include_str!("kernels/numeric.cuh"),
+    include_str!("kernels/rows.cuh"),
     include_str!("kernels/qmm.cuh"),
     include_str!("kernels/tile.cuh"),
     include_str!("kernels/pointwise.cuh"),
     include_str!("kernels/rope.cuh"),
     include_str!("kernels/attend.cuh"),
+    include_str!("kernels/sample.cuh"),
 ];
 
 /// What a kernel's text begins with.

@@ -23,6 +23,8 @@ pub(crate) struct Instance<'a> {
     pub(crate) outputs: &'a [&'a str],
     /// The activations' dtype, `T` in the body.
     pub(crate) dtype: Dtype,
+    /// Dynamic shared memory of a block.
+    pub(crate) shared_bytes: usize,
     /// Calls the template.
     pub(crate) body: String,
 }
@@ -69,7 +71,7 @@ impl Kernels {
             body: &body,
             inputs: instance.inputs,
             outputs: instance.outputs,
-            shared_bytes: 0,
+            shared_bytes: u32::try_from(instance.shared_bytes).unwrap_or(u32::MAX),
         })?);
         self.made.borrow_mut().insert(name.to_owned(), Rc::clone(&kernel));
         Ok(kernel)

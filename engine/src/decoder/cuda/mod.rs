@@ -8,14 +8,17 @@
 
 mod arithmetic;
 pub(crate) mod attention;
+mod draw;
 mod embedded;
 mod library;
 mod pointwise;
 mod product;
+mod rows;
 mod tiles;
 #[cfg(test)]
 mod twins;
 
 pub(crate) use arithmetic::CudaArithmetic;
+pub(crate) use draw::{Drawn, draw};
 pub(crate) use library::Kernels;
 pub(crate) use tiles::TiledMatrix;

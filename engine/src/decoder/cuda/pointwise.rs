@@ -35,6 +35,7 @@ pub(super) fn add_norm(
         inputs: &["x", "delta", "weight"],
         outputs: &["sum", "normed"],
         dtype,
+        shared_bytes: 0,
         body: format!(
             "mlxcel::add_rms_norm<T, {threads}, {passes}, true>(x, delta, weight, sum, normed, weight_shape[0], {});",
             float(epsilon)
@@ -58,6 +59,7 @@ pub(super) fn silu_multiply(kernels: &Kernels, gate: &Array, up: &Array) -> Opti
         inputs: &["gate", "up"],
         outputs: &["out"],
         dtype,
+        shared_bytes: 0,
         body: "const int width = gate_shape[1];\n\
                mlxcel::silu_multiply<T>(gate, up, out, gate_shape[0], width, width, width);"
             .to_owned(),
@@ -78,6 +80,7 @@ pub(super) fn silu_multiply_halves(kernels: &Kernels, x: &Array) -> Result<Array
         inputs: &["x"],
         outputs: &["out"],
         dtype,
+        shared_bytes: 0,
         body: "const int width = x_shape[1] / 2;\n\
                mlxcel::silu_multiply<T>(x, x + width, out, x_shape[0], width, 2 * width, 2 * width);"
             .to_owned(),
@@ -126,6 +129,7 @@ pub(super) fn rope_split(
         inputs: if norms.is_some() { &ROPE_INPUTS } else { &ROPE_INPUTS[..3] },
         outputs: &["q", "k", "v"],
         dtype,
+        shared_bytes: 0,
         body: format!(
             "mlxcel::rope_split<T, {}, {}, {}>(x, {}, periods, positions, q, k, v, x_shape[0], {}, {}, {}, {});",
             shape.head_dim,

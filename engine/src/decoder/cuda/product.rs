@@ -1,5 +1,5 @@
 //! Products with tiled matrices: few rows by a kernel that reads the weights once, many through a plain
-//! copy of the matrix and MLX's own product.
+//! copy of the matrix and MLX's own product. A few rows can be normed on the way.
 //!
 //! Which shape of block is launched follows from the shapes alone; the figures are from one H200
 //! (bench/results), where they are within 1.2 to 2.2 times the time of reading the weights.
@@ -7,10 +7,13 @@
 use mlxcel_mlx_bridge::cuda::Launch;
 use mlxcel_mlx_bridge::{Array, Error, ErrorKind, Result};
 
-use super::library::{Instance, Kernels};
+use super::library::{Instance, Kernels, defect};
 use super::pointwise;
+use super::rows::Rows;
 use super::tiles::{Layout, TILE_ROWS, TiledMatrix};
 use crate::decoder::length;
+use crate::decoder::residual::Residual;
+use crate::decoder::weights::NormWeights;
 
 /// Rows beyond which a plain copy of the matrix pays: it costs what 30 more rows do.
 const FEW_ROWS: usize = 64;
@@ -33,7 +36,8 @@ pub(super) fn multiply(
 ) -> Result<Array> {
     let rows = check(x, matrices, epilogue)?;
     if rows <= FEW_ROWS {
-        return few_rows(kernels, x, matrices, epilogue);
+        let mut made = few_rows(kernels, &Rows::plain(x), matrices, epilogue)?;
+        return made.pop().ok_or_else(|| defect("a product returned none"));
     }
     let plain = dequantize(kernels, matrices)?;
     let x = if x.ndim() == 2 { x.clone() } else { x.reshape(&[length(rows), length(matrices[0].inputs)])? };
@@ -41,6 +45,34 @@ pub(super) fn multiply(
     match epilogue {
         Epilogue::Plain => Ok(products),
         Epilogue::Gated => pointwise::silu_multiply_halves(kernels, &products),
+    }
+}
+
+/// As `multiply`, of the residual stream's rows under `norm`: adds what is pending to the stream. Nothing where the
+/// rows are better normed by themselves.
+pub(super) fn multiply_normed(
+    kernels: &Kernels,
+    residual: &mut Residual,
+    norm: &NormWeights,
+    matrices: &[&TiledMatrix],
+    epilogue: Epilogue,
+) -> Result<Option<Array>> {
+    let rows = check(&residual.hidden, matrices, epilogue)?;
+    let Some(source) = Rows::normed(residual, norm, rows) else { return Ok(None) };
+    let mut made = few_rows(kernels, &source, matrices, epilogue)?;
+    if made.len() > 1 {
+        residual.hidden = made.pop().ok_or_else(|| defect("a product returned no sum"))?;
+        residual.delta = None;
+    }
+    Ok(made.pop())
+}
+
+impl Epilogue {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "Plain",
+            Self::Gated => "Gated",
+        }
     }
 }
 
@@ -105,9 +137,14 @@ impl BlockShape {
     }
 }
 
-fn few_rows(kernels: &Kernels, x: &Array, matrices: &[&TiledMatrix], epilogue: Epilogue) -> Result<Array> {
-    let first = matrices[0];
-    let rows = x.shape()[0] as usize;
+/// The product, and, where the source sums, the sum.
+fn few_rows(
+    kernels: &Kernels,
+    source: &Rows<'_>,
+    matrices: &[&TiledMatrix],
+    epilogue: Epilogue,
+) -> Result<Vec<Array>> {
+    let (first, rows) = (matrices[0], source.x().shape()[0] as usize);
     let outputs: usize = match epilogue {
         Epilogue::Plain => matrices.iter().map(|matrix| matrix.outputs).sum(),
         Epilogue::Gated => first.outputs,
@@ -119,29 +156,51 @@ fn few_rows(kernels: &Kernels, x: &Array, matrices: &[&TiledMatrix], epilogue: E
         block: [shape.warps as u32 * 32, 1, 1],
         fill: None,
     };
-    let BlockShape { tiles, eights, warps, ahead, one } = shape;
-    let count = matrices.len();
-    let kind = if epilogue == Epilogue::Gated { "Gated" } else { "Plain" };
-    let name = format!(
-        "qmm_{}_{tiles}_{eights}_{warps}_{ahead}_{}_{kind}_{count}",
-        first.layout.name(),
-        u8::from(one)
-    );
-    let mut inputs = vec![x];
-    inputs.extend(matrices.iter().flat_map(|matrix| matrix.arrays()));
-    let Layout { bits, group, dtype } = first.layout;
+    let name = name(source, shape, first.layout, (epilogue, matrices.len()));
+    let inputs: Vec<&Array> =
+        source.arrays().chain(matrices.iter().flat_map(|matrix| matrix.arrays())).collect();
+    let names = [source.names(), &MATRICES[..2 * matrices.len()]].concat();
+    let dtype = first.layout.dtype;
     let instance = || Instance {
         name: name.clone(),
-        inputs: &INPUTS[..inputs.len()],
-        outputs: &["out"],
+        inputs: &names,
+        outputs: if source.sums() { &["out", "sum"] } else { &["out"] },
         dtype,
-        body: format!(
-            "{}mlxcel::qmm<T, {bits}, {group}, {tiles}, {eights}, 1, {warps}, {ahead}, {one}, \
-             mlxcel::Epilogue::k{kind}, {count}>(x, matrices, tiles, out, x_shape[0], w0_shape[1] * 64);",
-            declarations(count)
-        ),
+        shared_bytes: source.shared_bytes(),
+        body: body(source, shape, first.layout, (epilogue, matrices.len())),
     };
-    kernels.launch_one(&name, instance, (&inputs, (&[length(rows), length(outputs)], dtype)), launch)
+    let product = ([length(rows), length(outputs)], source.x().shape());
+    let made = [(&product.0[..], dtype), (product.1, dtype)];
+    let made = if source.sums() { &made[..] } else { &made[..1] };
+    kernels.launch(&name, instance, (&inputs, made), launch)
+}
+
+fn name(
+    source: &Rows<'_>,
+    shape: BlockShape,
+    layout: Layout,
+    (epilogue, count): (Epilogue, usize),
+) -> String {
+    let BlockShape { tiles, eights, warps, ahead, one } = shape;
+    let (layout, one, kind, source) = (layout.name(), u8::from(one), epilogue.name(), source.name());
+    format!("qmm_{layout}_{tiles}_{eights}_{warps}_{ahead}_{one}_{kind}_{count}{source}")
+}
+
+fn body(
+    source: &Rows<'_>,
+    shape: BlockShape,
+    layout: Layout,
+    (epilogue, count): (Epilogue, usize),
+) -> String {
+    let BlockShape { tiles, eights, warps, ahead, one } = shape;
+    let Layout { bits, group, .. } = layout;
+    format!(
+        "{}{}mlxcel::qmm<T, {bits}, {group}, {tiles}, {eights}, 1, {warps}, {ahead}, {one}, \
+         mlxcel::Epilogue::k{}, {count}>(rows, matrices, tiles, out, x_shape[0], w0_shape[1] * 64);",
+        declarations(count),
+        source.declaration(warps * 32),
+        epilogue.name(),
+    )
 }
 
 /// The matrices under each other, as plain numbers: `[sum of outputs, inputs]`.
@@ -154,9 +213,10 @@ pub(super) fn dequantize(kernels: &Kernels, matrices: &[&TiledMatrix]) -> Result
     let inputs: Vec<&Array> = matrices.iter().flat_map(|matrix| matrix.arrays()).collect();
     let instance = || Instance {
         name: name.clone(),
-        inputs: &INPUTS[1..=inputs.len()],
+        inputs: &MATRICES[..inputs.len()],
         outputs: &["out"],
         dtype,
+        shared_bytes: 0,
         body: format!(
             "{}mlxcel::dequantize<T, {bits}, {group}, {count}>(matrices, tiles, out, w0_shape[1] * 64);",
             declarations(count)
@@ -167,8 +227,8 @@ pub(super) fn dequantize(kernels: &Kernels, matrices: &[&TiledMatrix]) -> Result
     kernels.launch_one(&name, instance, (&inputs, (&[length(outputs), length(first.inputs)], dtype)), launch)
 }
 
-/// The names of x and of up to three matrices.
-const INPUTS: [&str; 7] = ["x", "w0", "s0", "w1", "s1", "w2", "s2"];
+/// The names of up to three matrices.
+const MATRICES: [&str; 6] = ["w0", "s0", "w1", "s1", "w2", "s2"];
 
 /// `matrices` and `tiles` as the templates take them.
 fn declarations(count: usize) -> String {

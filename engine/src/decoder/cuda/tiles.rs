@@ -60,6 +60,7 @@ impl TiledMatrix {
                 inputs: &["packed"],
                 outputs: &["out"],
                 dtype,
+                shared_bytes: 0,
                 body: format!(
                     "mlxcel::tile_weights<{bits}>(packed, reinterpret_cast<uint4*>(out), packed_shape[0] / 16, \
                      packed_shape[1] * 32 / {bits});"
@@ -76,6 +77,7 @@ impl TiledMatrix {
                 inputs: &["scales", "biases"],
                 outputs: &["out"],
                 dtype,
+                shared_bytes: 0,
                 body: "mlxcel::tile_groups<T>(scales, biases, out, scales_shape[0] / 16, scales_shape[1]);"
                     .to_owned(),
             },
@@ -107,6 +109,7 @@ impl TiledMatrix {
                 inputs: &["w", "s", "ids"],
                 outputs: &["out"],
                 dtype,
+                shared_bytes: 0,
                 body: format!(
                     "const mlxcel::Tiled<T> matrix = {{reinterpret_cast<const uint4*>(w), reinterpret_cast<const uint2*>(s)}};\n\
                      mlxcel::take_rows<T, {bits}, {group}>(matrix, ids, out, w_shape[1] * 64);"

@@ -4,14 +4,17 @@
 use mlxcel_mlx_bridge::{Array, Dtype, Quantized, QuantizedLayout, random};
 
 use super::product::{self, Epilogue};
-use super::{Kernels, TiledMatrix, pointwise};
+use super::{Kernels, TiledMatrix, draw, pointwise};
+use crate::SamplingParams;
 use crate::api::DeviceChoice;
 use crate::decoder::arithmetic::Arithmetic;
 use crate::decoder::graph::GraphArithmetic;
 use crate::decoder::inputs::StepInputs;
+use crate::decoder::residual::Residual;
 use crate::decoder::weights::{AttentionWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 use crate::decoder::{Activation, Attention, Cut, Linear, Rope};
 use crate::device::Device;
+use crate::sampling::{Draw, Sampler};
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
 
 const DTYPES: [Dtype; 2] = [Dtype::Bfloat16, Dtype::Float16];
@@ -104,6 +107,110 @@ fn gated_products_are_gates_of_products() {
             assert!(apart < 2.0 * tolerance(dtype), "{rows} rows of {dtype}: {apart}");
         }
     }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA device"]
+fn products_that_norm_their_rows_are_those_of_normed_rows() {
+    let kernels = kernels();
+    let (width, outputs) = (1088, 336);
+    for dtype in DTYPES {
+        let layout = QuantizedLayout::affine(4, 64);
+        let made = [(); 2].map(|()| matrix(&kernels, [outputs, width], layout, dtype).0);
+        let norm = NormWeights { weight: normal(&[width], dtype), epsilon: 1e-5 };
+        let epilogues = [Epilogue::Plain, Epilogue::Gated];
+        for (rows, adds, epilogue) in [1, 2, 4].into_iter().flat_map(|rows| {
+            [false, true].into_iter().flat_map(move |adds| epilogues.map(|epilogue| (rows, adds, epilogue)))
+        }) {
+            let (hidden, delta) = (normal(&[rows, width], dtype), normal(&[rows, width], dtype));
+            let sum = if adds { hidden.add(&delta).expect("a sum") } else { hidden.clone() };
+            let normed = GraphArithmetic { dtype }.norm(&sum, &norm).expect("MLX's norm");
+            let slow = product::multiply(&kernels, &normed, &made.each_ref(), epilogue).expect("a product");
+            let mut residual = Residual { hidden, delta: adds.then_some(delta) };
+            let fast = product::multiply_normed(&kernels, &mut residual, &norm, &made.each_ref(), epilogue)
+                .expect("a product")
+                .expect("so few rows are normed on the way");
+            let apart = distance(&fast, &slow);
+            assert!(apart < 2.0 * tolerance(dtype), "{epilogue:?} of {rows} rows of {dtype}: {apart}");
+            assert!(residual.delta.is_none(), "what was pending is added");
+            assert_eq!(distance(&residual.hidden, &sum), 0.0, "the sum of {rows} rows of {dtype}");
+        }
+        let mut many = Residual { hidden: normal(&[5, width], dtype), delta: None };
+        let left = product::multiply_normed(&kernels, &mut many, &norm, &made.each_ref(), Epilogue::Plain);
+        assert!(left.expect("it is left to others").is_none(), "five rows are normed once");
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA device"]
+fn drawn_tokens_are_those_of_the_sampler() {
+    let kernels = kernels();
+    for (dtype, vocab, spread) in DTYPES.into_iter().flat_map(|dtype| {
+        [(64, 1.0f32), (49_152, 0.3), (128_256, 3.0)].map(|(vocab, spread)| (dtype, vocab, spread))
+    }) {
+        let parameters = sampling_parameters();
+        let rows = parameters.len() as i32;
+        let spread = Array::from_slice(&[spread], &[1]).and_then(|x| x.astype(dtype)).expect("a number");
+        let logits = normal(&[rows, vocab], dtype).multiply(&spread).expect("logits");
+        let samplers = parameters.iter().map(|params| Sampler::new(params, vocab as usize).expect("valid"));
+        let mut samplers: Vec<Sampler> = samplers.collect();
+        let values: Vec<f32> = logits.astype(Dtype::Float32).and_then(|l| l.to_vec()).expect("numbers");
+        for index in 0..40 {
+            let draws: Vec<Draw> = samplers.iter().map(|it| it.draw(index).expect("plain")).collect();
+            let drawn = draw(&kernels, &logits, &draws).expect("it runs").expect("a kernel takes them");
+            let ids: Vec<u32> = drawn.ids.to_vec().expect("ids");
+            let flags = vec![0; rows as usize];
+            assert_eq!(drawn.told.to_vec::<u32>().expect("ids and flags"), [&ids[..], &flags].concat());
+            for ((sampler, row), (id, params)) in
+                samplers.iter_mut().zip(values.chunks(vocab as usize)).zip(ids.iter().zip(&parameters))
+            {
+                let chosen = sampler.sample(&mut row.to_vec()).expect("a token");
+                sampler.accept(chosen);
+                assert_eq!(*id, chosen, "token {index} of {vocab} in {dtype} by {params:?}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA device"]
+fn rows_that_cannot_be_drawn_from_are_told() {
+    let kernels = kernels();
+    let rows = [[0.5; 64], [f32::NAN; 64], [f32::NEG_INFINITY; 64], [f32::INFINITY; 64]];
+    let logits = Array::from_slice(&rows.concat(), &[4, 64]).and_then(|x| x.astype(Dtype::Bfloat16));
+    let draws = [Draw { temperature: 1.0, ..Draw::GREEDY }; 4];
+    let drawn = draw(&kernels, &logits.expect("logits"), &draws).expect("it runs").expect("a kernel");
+    let told: Vec<u32> = drawn.told.to_vec().expect("ids and flags");
+    let (ids, failed) = told.split_at(4);
+    assert_eq!(failed.iter().map(|&failed| failed != 0).collect::<Vec<_>>(), [false, true, true, true]);
+    assert_eq!(ids[1..], [0, 0, 0]);
+}
+
+/// Every filter alone, at its edges, and with the others.
+fn sampling_parameters() -> Vec<SamplingParams> {
+    let base = SamplingParams { temperature: 1.0, seed: Some(7), ..SamplingParams::default() };
+    let with = |change: fn(&mut SamplingParams)| {
+        let mut params = base.clone();
+        change(&mut params);
+        params
+    };
+    vec![
+        with(|p| p.temperature = 0.0),
+        base.clone(),
+        with(|p| p.temperature = 0.3),
+        with(|p| p.top_k = 1),
+        with(|p| p.top_k = 5),
+        with(|p| p.top_k = 40),
+        with(|p| p.top_k = 3000),
+        with(|p| p.top_p = 0.1),
+        with(|p| p.top_p = 0.9),
+        with(|p| p.top_p = 0.9999),
+        with(|p| p.min_p = 0.05),
+        with(|p| p.min_p = 1.0),
+        with(|p| (p.top_k, p.top_p) = (50, 0.8)),
+        with(|p| (p.top_k, p.top_p, p.min_p) = (20, 0.95, 0.1)),
+        with(|p| (p.temperature, p.top_p, p.min_p) = (2.5, 0.7, 0.02)),
+    ]
 }
 
 #[test]

@@ -66,4 +66,8 @@ __device__ __forceinline__ uint4 stream(const uint4* from) {
   return out;
 }
 
+__device__ __forceinline__ void prefetch(const uint4* from) {
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(from));
+}
+
 } // namespace mlxcel

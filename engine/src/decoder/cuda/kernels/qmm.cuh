@@ -151,12 +151,12 @@ __device__ __forceinline__ void accumulate(
 // What the tiles of a warp become: COUNT matrices side by side, or silu(first) * second.
 enum class Epilogue { kPlain, kGated };
 
-// out[m, outputs] for matrices of `tiles` tiles each. A block is WN teams of WK warps; a team takes RT
+// out[m, outputs] of the rows of `source`, for matrices of `tiles` tiles each. A block is WN teams of WK warps; a team takes RT
 // tiles, its warps every WK-th chunk, U at a time. A row of blocks for every 8 * NT rows of x.
 template <typename T, int BITS, int GROUP, int RT, int NT, int WN, int WK, int U, bool ONE, Epilogue EPILOGUE,
-          int COUNT>
+          int COUNT, typename Rows>
 __device__ __forceinline__ void qmm(
-    const T* x, const Tiled<T> (&matrices)[COUNT], const int (&tiles)[COUNT], T* out, int m, int k) {
+    const Rows& source, const Tiled<T> (&matrices)[COUNT], const int (&tiles)[COUNT], T* out, int m, int k) {
   constexpr bool kGated = EPILOGUE == Epilogue::kGated;
   constexpr int kSums = GROUP == 32 ? 2 : 1, kVectors = Lane<T, BITS>::kVectors;
   constexpr int kEach = (8 * NT * 16 + WK * 32 - 1) / (WK * 32); // elements of a tile for a thread
@@ -169,7 +169,6 @@ __device__ __forceinline__ void qmm(
   for (int i = 0; i < COUNT; ++i) all += tiles[i];
   const int columns = (kGated ? tiles[0] : all) * 16, last = kGated ? tiles[0] : all;
   const int first = (blockIdx.x * WN + team) * (kGated ? RT / 2 : RT);
-  x += size_t(blockIdx.y) * 8 * NT * k;
   out += size_t(blockIdx.y) * 8 * NT * columns;
   m = min(m - int(blockIdx.y) * 8 * NT, 8 * NT);
 
@@ -192,10 +191,22 @@ __device__ __forceinline__ void qmm(
     weights[r] = matrix.weights + (size_t(tile) * chunks + part) * (kVectors * 32) + lane;
     groups[r] = matrix.groups + size_t(tile) * (k / GROUP) * 8 + g;
   }
+  if constexpr (Rows::kStaged) {
+    // On their way while the rows are staged.
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+#pragma unroll
+      for (int r = 0; r < RT; ++r) {
+        if (part + u * WK < chunks) prefetch(weights[r] + u * (WK * kVectors * 32));
+      }
+    }
+  }
+  int stride;
+  const T* x = source.stage(8 * NT, m, k, stride);
   // Columns past the last repeat it: no one reads what they become.
   const T* columns_of_x[NT];
 #pragma unroll
-  for (int n = 0; n < NT; ++n) columns_of_x[n] = x + size_t(min(n * 8 + g, m - 1)) * k + part * 64;
+  for (int n = 0; n < NT; ++n) columns_of_x[n] = x + size_t(min(n * 8 + g, m - 1)) * stride + part * 64;
 
   float acc[RT][NT][4] = {};
   for (int begin = part; begin < chunks; begin += WK * U) {
