@@ -107,6 +107,7 @@ impl Scorer {
             start: rows.start,
             samples: rows.len(),
             blocks: table.shared(),
+            state: None,
         };
         let plan = StepPlan { spans: vec![span], copies: Vec::new() };
         let StepOutput::Logits(logits) = self.model.forward(plan, None, cache)? else {

@@ -155,7 +155,14 @@ fn span(prompt: usize, tokens: &[u32], table: &mut BlockTable, blocks: &mut Bloc
     let copy = blocks.grow(table, tokens.len()).expect("there is room for every prompt");
     assert_eq!(copy, None, "prompts share nothing");
     let tokens = tokens.iter().copied().map(Token::Known).collect();
-    Span { sequence: SequenceId(prompt as u64), tokens, start, samples: 1, blocks: table.shared() }
+    Span {
+        sequence: SequenceId(prompt as u64),
+        tokens,
+        start,
+        samples: 1,
+        blocks: table.shared(),
+        state: None,
+    }
 }
 
 fn step(model: &Model, cache: &mut dyn KvCache, spans: Vec<Span>) -> Vec<Vec<f32>> {

@@ -129,7 +129,7 @@ impl Drafter {
         let tokens = &wanted.tokens[catch_up.start..catch_up.start + budget];
         let known = tokens.iter().copied().map(Token::Known).collect();
         let (sequence, start, blocks) = (wanted.sequence, catch_up.start, catch_up.blocks);
-        let spans = vec![Span { sequence, tokens: known, start, samples: 0, blocks }];
+        let spans = vec![Span { sequence, tokens: known, start, samples: 0, blocks, state: None }];
         let plan = StepPlan { spans, copies: Vec::new() };
         if let StepOutput::Computed(hidden) = self.model.forward(plan, None, self.cache.as_mut())? {
             eval(&[&hidden])?;
@@ -179,7 +179,7 @@ fn plan(drafting: &[Drafting<'_>], ahead: usize) -> StepPlan {
             _ => (vec![Token::Awaited], one.wanted.tokens.len() + ahead - 1),
         };
         let (sequence, blocks) = (one.wanted.sequence, one.catch_up.blocks.clone());
-        Span { sequence, tokens, start, samples: 1, blocks }
+        Span { sequence, tokens, start, samples: 1, blocks, state: None }
     };
     StepPlan { spans: wanting.map(span).collect(), copies: Vec::new() }
 }
