@@ -3,8 +3,8 @@
 use mlxcel_mlx_bridge::Result;
 
 use crate::decoder::{Execution, Model, SampledTokens, StepOutput};
-use crate::kv::KvCache;
 use crate::schedule::StepPlan;
+use crate::state::MixerCache;
 
 /// Computes steps, in the order they are given. Lives on the engine's thread.
 pub(crate) trait StepExecutor {
@@ -40,7 +40,7 @@ pub(crate) trait StepExecutor {
 /// A whole model on this process's device.
 pub(super) struct Local {
     model: Model,
-    cache: Box<dyn KvCache>,
+    cache: MixerCache,
 }
 
 impl Local {
@@ -53,7 +53,7 @@ impl Local {
 
 impl StepExecutor for Local {
     fn forward(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<StepOutput> {
-        self.model.forward(plan, previous, self.cache.as_mut())
+        self.model.forward(plan, previous, &mut self.cache)
     }
 
     fn execution(&self) -> Execution {

@@ -23,7 +23,7 @@ fn refusal(config: &Value) -> String {
 }
 
 fn attention(decoder: &Decoder, layer: usize) -> &Attention {
-    let Mixer::Attention(attention) = &decoder.layers[layer].mixer;
+    let Mixer::Attention(attention) = &decoder.layers[layer].mixer else { panic!("it is attention") };
     attention
 }
 
