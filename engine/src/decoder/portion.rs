@@ -238,6 +238,15 @@ mod tests {
         families::describe(&config).expect("it is a model")
     }
 
+    fn convolution(channels: usize) -> Decoder {
+        let config = json!({
+            "model_type": "lfm2", "hidden_size": channels, "num_hidden_layers": 1, "num_attention_heads": 4,
+            "vocab_size": 101, "norm_eps": 1e-5, "conv_L_cache": 3, "block_ff_dim": 512,
+            "block_auto_adjust_ff_dim": false, "layer_types": ["conv"],
+        });
+        families::describe(&config).expect("it is a model")
+    }
+
     fn parts(whole: &Decoder, ranks: usize, grain: usize) -> Result<Vec<Decoder>, PortionError> {
         let place = |rank| Place { layers: 0..whole.layers.len(), rank, ranks };
         (0..ranks).map(|rank| whole.portion(&place(rank), &|_| grain)).collect()
@@ -278,6 +287,33 @@ mod tests {
                 inner += down.inputs;
             }
             prop_assert_eq!((head, inner), (whole_heads(&whole), units * 32 + rest));
+        }
+
+        #[test]
+        fn channels_of_a_convolution_are_cut_between_groups_and_once(
+            units in 1_usize..9, ranks in 1_usize..9, grain in prop::sample::select(vec![1_usize, 16, 32]),
+        ) {
+            let whole = convolution(units * 32);
+            let Ok(parts) = parts(&whole, ranks, grain) else {
+                prop_assert!(ranks > (units * 32).div_ceil(grain).min(16));
+                return Ok(())
+            };
+            let mut next = 0;
+            for part in &parts {
+                let conv = part.layers[0].mixer.short_conv().expect("it is a convolution");
+                let own = inputs(&conv.output);
+                prop_assert_eq!((own.start, own.start % grain, own.len()), (next, 0, conv.channels));
+                // The three matrices are thirds of one tensor.
+                for (third, linear) in [&conv.input_gate, &conv.output_gate, &conv.value].into_iter().enumerate() {
+                    let share = linear.share.as_ref().expect("it is a part");
+                    prop_assert_eq!(share.whole, [3 * units * 32, units * 32]);
+                    let rows = third * units * 32 + own.start..third * units * 32 + own.end;
+                    prop_assert_eq!(share.outputs.clone(), rows);
+                }
+                prop_assert_eq!(conv.share.clone(), Some((own.clone(), units * 32)));
+                next = own.end;
+            }
+            prop_assert_eq!(next, units * 32);
         }
 
         #[test]
