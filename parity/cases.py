@@ -68,6 +68,36 @@ def config(model_type: str, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in base.items() if value is not None}
 
 
+def lfm2(**changes: Any) -> dict[str, Any]:
+    """A small LFM2: gated short convolutions with attention between them."""
+    base = {
+        "model_type": "lfm2",
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 256,
+        "norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 64,
+        "block_ff_dim": 192,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": True,
+        "layer_types": ["conv", "full_attention", "conv", "conv"],
+        "bos_token_id": 256,
+        "eos_token_id": 258,
+    }
+    base.update(changes)
+    return {key: value for key, value in base.items() if value is not None}
+
+
+WIDE_LFM2 = {"hidden_size": 128, "block_dim": 128, "block_ff_dim": 384}
+
+
 def wide(model_type: str, **changes: Any) -> dict[str, Any]:
     """Widths that every group size divides."""
     sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
@@ -143,6 +173,25 @@ CASES = [
         config("mistral", num_hidden_layers=3, sliding_window=5, layer_types=WINDOWED),
         without={"sliding_window": 6},
     ),
+    # Short convolutions.
+    Case("lfm2", lfm2(), without={"rope_theta": 100.0}),
+    Case(
+        "lfm2-biases",
+        lfm2(conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False),
+        without={"conv_bias": False},
+    ),
+    Case("lfm2-indices", lfm2(layer_types=None, full_attn_idxs=[0, 3], block_ffn_dim_multiplier=1.3)),
+    Case("lfm2-bf16", lfm2(), "bfloat16"),
+    Case("lfm2-f16", lfm2(conv_bias=True), "float16"),
+    Case("lfm2-4bit", lfm2(**WIDE_LFM2), quantize={"bits": 4, "group_size": 32}),
+    # A product of three projections doubles the error of each layer: two will do in bfloat16.
+    Case(
+        "lfm2-4bit-bf16",
+        lfm2(**WIDE_LFM2, num_hidden_layers=2, layer_types=["conv", "full_attention"]),
+        "bfloat16",
+        quantize={"bits": 4, "group_size": 64},
+    ),
+    Case("lfm2-4bit-f16", lfm2(**WIDE_LFM2), "float16", quantize={"bits": 4, "group_size": 64}),
     # Half precision.
     Case("llama-bf16", config("llama", num_hidden_layers=3, rope_scaling=LLAMA3), "bfloat16"),
     Case("llama-biases-bf16", config("llama", attention_bias=True, mlp_bias=True), "bfloat16"),

@@ -97,6 +97,7 @@ fn inspection_of_a_model() {
     .matrices[].modules: integer
     .weight_bytes: integer
     .kv_bytes_per_token: integer
+    .state_bytes: integer
     .context_tokens: integer
     .total_bytes: integer
     .fits: boolean

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::{LoadOptions, Quantization};
 use crate::checkpoint::Checkpoint;
-use crate::decoder::{Execution, kv_bytes_per_token};
+use crate::decoder::{Execution, kv_bytes_per_token, state_bytes};
 use crate::described::described;
 use crate::device::{Device, DeviceInfo};
 use crate::serving::LoadError;
@@ -34,6 +34,8 @@ pub struct Inspection {
     pub weight_bytes: u64,
     /// Bytes of KV cache a token takes on the chosen device.
     pub kv_bytes_per_token: u64,
+    /// Bytes that the states of a sequence take beside it, in layers that keep any.
+    pub state_bytes: u64,
     /// Longest prompt plus output, in tokens, under the options.
     pub context_tokens: usize,
     /// The device it would run on.
@@ -41,9 +43,9 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Bytes of weights and of the KV cache of one sequence as long as the context.
+    /// Bytes of weights, and of the KV cache and the states of one sequence as long as the context.
     pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes + self.kv_bytes_per_token * self.context_tokens as u64
+        self.weight_bytes + self.kv_bytes_per_token * self.context_tokens as u64 + self.state_bytes
     }
 
     /// Whether that is less than the device's memory.
@@ -70,6 +72,7 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<Inspection, LoadErr
         storage: storage(&checkpoint),
         weight_bytes: checkpoint.total_bytes(),
         kv_bytes_per_token: kv_bytes_per_token(&decoder, options.kv_dtype, value_bytes(&device, &checkpoint)),
+        state_bytes: state_bytes(&decoder, value_bytes(&device, &checkpoint)),
         context_tokens,
         device: device.info(),
         family: decoder.family,

@@ -25,6 +25,7 @@ mod serving;
 mod sizes;
 pub mod speculation;
 mod speed;
+mod state;
 pub mod text;
 pub mod toy;
 mod trace;

@@ -12,11 +12,11 @@ use crate::api::{LoadStep, Quantization};
 use crate::decoder::{Drawn, Execution, Model, Part, Place, StepOutput};
 use crate::described::described;
 use crate::device::Device;
-use crate::kv::KvCache;
 use crate::ranks::Ranks;
 use crate::sampling::Draw;
 use crate::schedule::StepPlan;
 use crate::serving::LoadError;
+use crate::state::MixerCache;
 
 /// How a rank is loaded.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub(crate) struct RankOptions {
 /// A rank, ready to run steps.
 pub(crate) struct Rank {
     model: Model,
-    cache: Box<dyn KvCache>,
+    cache: MixerCache,
 }
 
 impl Rank {
@@ -100,10 +100,10 @@ impl Rank {
     /// When MLX refuses. That another rank was lost surfaces where the result is evaluated.
     pub(crate) fn forward(&mut self, plan: StepPlan, hidden: Option<Array>) -> Result<StepOutput> {
         match hidden {
-            None => self.model.forward(plan, None, self.cache.as_mut()),
+            None => self.model.forward(plan, None, &mut self.cache),
             Some(hidden) => {
                 let hidden = hidden.astype(self.model.dtype)?;
-                self.model.forward_hidden(plan, hidden, self.cache.as_mut())
+                self.model.forward_hidden(plan, hidden, &mut self.cache)
             }
         }
     }

@@ -13,9 +13,9 @@ use crate::blocks::{BlockStore, BlockTable, blocks_for};
 use crate::decoder::{Model, StepOutput};
 use crate::described::described;
 use crate::device::Device;
-use crate::kv::KvCache;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
 use crate::serving::LoadError;
+use crate::state::{MixerCache, block_store};
 use crate::text::{PromptError, TextCodec};
 
 /// Tokens of a step: what keeps the logits small.
@@ -81,14 +81,15 @@ impl Scorer {
     /// When MLX refuses, for want of memory.
     pub fn score(&self, tokens: &[u32]) -> mlxcel_mlx_bridge::Result<Vec<Scored>> {
         let blocks = blocks_for(tokens.len());
-        let (mut cache, mut store) = (self.model.cache(blocks), BlockStore::new(blocks));
+        let bytes = [self.model.state_bytes(), self.model.kv_block_bytes()];
+        let (mut cache, mut store) = (self.model.cache(blocks), block_store(blocks, 1, bytes));
         let mut table = BlockTable::default();
         let mut scores = Vec::with_capacity(tokens.len().saturating_sub(1));
         for start in (0..tokens.len().saturating_sub(1)).step_by(STEP_TOKENS) {
             let rows = start..(start + STEP_TOKENS).min(tokens.len() - 1);
             // As many blocks as the text needs, and nobody else to take them.
             let _ = store.grow(&mut table, rows.len());
-            scores.extend(self.step(tokens, rows, &mut table, cache.as_mut())?);
+            scores.extend(self.step(tokens, rows, &mut table, (&mut cache, &mut store))?);
         }
         Ok(scores)
     }
@@ -99,14 +100,17 @@ impl Scorer {
         tokens: &[u32],
         rows: Range<usize>,
         table: &mut BlockTable,
-        cache: &mut dyn KvCache,
+        (cache, store): (&mut MixerCache, &mut BlockStore),
     ) -> mlxcel_mlx_bridge::Result<Vec<Scored>> {
+        // One text has a slot at least.
+        let state = store.advance(table, rows.len()).unwrap_or_default();
         let span = Span {
             sequence: SequenceId(0),
             tokens: tokens[rows.clone()].iter().copied().map(Token::Known).collect(),
             start: rows.start,
             samples: rows.len(),
             blocks: table.shared(),
+            state,
         };
         let plan = StepPlan { spans: vec![span], copies: Vec::new() };
         let StepOutput::Logits(logits) = self.model.forward(plan, None, cache)? else {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
-use crate::decoder::{Decoder, Layer, Linear, Mixer, kv_bytes_per_token};
+use crate::decoder::{Attention, Decoder, Linear};
 use crate::described::described;
 use crate::serving::LoadError;
 
@@ -22,7 +22,8 @@ pub struct Sizes {
     pub head_bytes: u64,
     /// Width of the hidden state.
     pub hidden_size: usize,
-    /// Bytes of keys and values a token takes in a layer, in half precision.
+    /// Bytes of keys and values a token takes in the layer where that is most, in half precision. Where layers of other kinds
+    /// lie between them, that is more than their states take.
     pub kv_bytes: u64,
     /// Query heads: most ranks that can share a layer.
     pub heads: usize,
@@ -51,8 +52,8 @@ pub fn sizes(path: &Path) -> Result<Sizes, LoadError> {
         embedding_bytes: table(decoder.embedding.as_ref()),
         head_bytes: table(decoder.output.as_ref().map(|output| &output.head)),
         hidden_size: decoder.hidden_size,
-        kv_bytes: kv_bytes_per_token(&decoder, None, HALF_BYTES) / layers as u64,
-        heads: heads(&decoder),
+        kv_bytes: attentions(&decoder).map(kv_bytes).max().unwrap_or(0),
+        heads: attentions(&decoder).map(|attention| attention.heads).min().unwrap_or(decoder.hidden_size),
         max_context: decoder.max_context,
         weight_bytes: checkpoint.total_bytes(),
     })
@@ -68,12 +69,12 @@ fn table_elements(decoder: &Decoder) -> usize {
     tables * decoder.vocab_size * decoder.hidden_size
 }
 
-fn heads(decoder: &Decoder) -> usize {
-    let of = |layer: &Layer| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        attention.heads
-    };
-    decoder.layers.iter().map(of).min().unwrap_or(1)
+fn attentions(decoder: &Decoder) -> impl Iterator<Item = &Attention> {
+    decoder.layers.iter().filter_map(|layer| layer.mixer.attention())
+}
+
+fn kv_bytes(attention: &Attention) -> u64 {
+    (2 * attention.kv_heads * attention.head_dim * HALF_BYTES) as u64
 }
 
 const HALF_BYTES: usize = 2;

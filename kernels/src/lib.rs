@@ -1,5 +1,5 @@
 //! CPU kernels for the blocks of a transformer: linear layers over quantised or float weights, norms,
-//! rotary embedding, gated activations and attention.
+//! rotary embedding, gated activations, short convolutions and attention.
 //!
 //! Activations are `f32`, row-major and contiguous; weights are borrowed in the layout checkpoints have.
 //! Knows no models, no checkpoints and no other array library: a caller passes slices and sizes. Every
@@ -29,6 +29,7 @@ mod norm;
 mod pool;
 mod quantize;
 mod rope;
+mod short_conv;
 mod simd;
 mod weight;
 
@@ -47,5 +48,6 @@ pub use norm::{add, add_rms_norm, rms_norm};
 pub use pool::{Pool, limit_threads, pool};
 pub use quantize::{Quantized, quantize};
 pub use rope::{Rope, rope};
+pub use short_conv::{Gates, ShortConv, short_conv};
 pub use simd::{Level, with_level};
 pub use weight::{Affine, Floats, Weight};

@@ -24,7 +24,7 @@ pub(crate) async fn run(args: InspectArgs) -> Result<()> {
 fn as_text(it: &Inspection) -> String {
     let storage: Vec<String> =
         it.storage.iter().map(|(kind, count)| format!("{} x {count}", storage_name(*kind))).collect();
-    let rows = [
+    let mut rows = vec![
         ("model", it.path.display().to_string()),
         ("architecture", it.family.clone()),
         ("layers", it.layers.to_string()),
@@ -46,6 +46,9 @@ fn as_text(it: &Inspection) -> String {
         ("device", device_name(it)),
         ("fits", if it.fits() { "yes".to_owned() } else { "no".to_owned() }),
     ];
+    if it.state_bytes > 0 {
+        rows.insert(9, ("states", format!("{} bytes a sequence", it.state_bytes)));
+    }
     rows.iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect()
 }
 
@@ -82,6 +85,7 @@ fn as_json(it: &Inspection) -> serde_json::Value {
         })).collect::<Vec<_>>(),
         "weight_bytes": it.weight_bytes,
         "kv_bytes_per_token": it.kv_bytes_per_token,
+        "state_bytes": it.state_bytes,
         "context_tokens": it.context_tokens,
         "total_bytes": it.total_bytes(),
         "fits": it.fits(),

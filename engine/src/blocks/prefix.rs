@@ -52,6 +52,16 @@ impl PrefixTree {
         self.holds(block, parent, tokens).then_some(block)
     }
 
+    /// The nodes of `tokens`, as far as they are here: a block each.
+    pub(super) fn path(&self, tokens: &[u32]) -> Vec<BlockId> {
+        let mut path: Vec<BlockId> = Vec::new();
+        for chunk in tokens.chunks_exact(BLOCK_TOKENS) {
+            let Some(block) = self.child(path.last().copied(), chunk) else { break };
+            path.push(block);
+        }
+        path
+    }
+
     /// Makes `block` the child of `parent` that holds `tokens`, unless there is one.
     pub(super) fn insert(&mut self, parent: Option<BlockId>, tokens: &[u32], block: BlockId) -> Insertion {
         let hash = self.chained(parent, tokens);

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use super::prefix::{ChainHash, Insertion, PrefixTree, chain_hash, index};
-use super::{BLOCK_TOKENS, BlockCopy, BlockId, BlockTable, blocks_for};
+use super::states::StateSlots;
+use super::{BLOCK_TOKENS, BlockCopy, BlockId, BlockTable, OutOfStates, StateLimits, blocks_for};
 
 /// A request for more blocks than there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +26,9 @@ pub struct BlockStore {
     blocks: Vec<Block>,
     /// Taken from the end.
     free: Vec<BlockId>,
-    tree: PrefixTree,
+    pub(super) tree: PrefixTree,
+    /// Present where sequences have states.
+    pub(super) states: Option<StateSlots>,
     /// Idle leaves of the tree, least recently used first.
     leaves: BTreeSet<(u64, BlockId)>,
     /// Idle blocks, leaves or not.
@@ -56,6 +59,7 @@ impl BlockStore {
             blocks: vec![Block::default(); blocks as usize],
             free: (0..blocks).rev().map(BlockId).collect(),
             tree: PrefixTree::new(blocks as usize, hash),
+            states: None,
             leaves: BTreeSet::new(),
             idle: 0,
             clock: 0,
@@ -63,18 +67,21 @@ impl BlockStore {
         }
     }
 
+    /// The same pool for sequences with states, when nothing has been taken from it yet.
+    #[must_use]
+    pub fn with_states(self, limits: StateLimits) -> Self {
+        Self { states: Some(StateSlots::new(limits, self.blocks.len())), ..self }
+    }
+
     /// A table that shares the longest cached prefix of `tokens` in full blocks, and leaves at least one token
-    /// to compute. Its `tokens()` need no computing.
+    /// to compute. Its `tokens()` need no computing. Where sequences have states, the prefix ends where one was kept.
     pub fn attach(&mut self, tokens: &[u32]) -> BlockTable {
         let most = tokens.len().saturating_sub(1) / BLOCK_TOKENS;
-        let mut blocks: Vec<BlockId> = Vec::new();
-        for chunk in tokens.chunks_exact(BLOCK_TOKENS).take(most) {
-            let Some(block) = self.tree.child(blocks.last().copied(), chunk) else { break };
-            blocks.push(block);
-        }
+        let mut blocks = self.tree.path(&tokens[..most * BLOCK_TOKENS]);
+        let state = self.states.as_mut().map(|states| states.attach(&mut blocks));
         blocks.iter().for_each(|&block| self.hold(block));
         let tokens = blocks.len() * BLOCK_TOKENS;
-        BlockTable::new(blocks, tokens)
+        BlockTable::new(blocks, tokens, state.unwrap_or_default())
     }
 
     /// Blocks that growing `table` by `tokens` takes from what is available.
@@ -111,15 +118,24 @@ impl BlockStore {
         Ok(copy)
     }
 
-    /// A second table over the same blocks.
-    pub fn fork(&mut self, table: &BlockTable) -> BlockTable {
+    /// A second table over the same blocks, and the same state.
+    ///
+    /// # Errors
+    /// [`OutOfStates`] when there are no slots for the state to go on in; nothing has changed then.
+    pub fn fork(&mut self, table: &mut BlockTable) -> Result<BlockTable, OutOfStates> {
+        let state = self.states.as_mut().map(|states| states.fork(&mut table.state)).transpose()?;
         table.blocks.iter().for_each(|&block| self.hold(block));
-        BlockTable::new(table.blocks.clone(), table.tokens)
+        Ok(BlockTable::new(table.blocks.clone(), table.tokens, state.unwrap_or_default()))
     }
 
-    /// Forgets what `table` holds beyond its first `tokens` tokens.
+    /// Forgets what `table` holds beyond its first `tokens` tokens; all of it where its state has seen more than those,
+    /// since a state cannot be taken back.
     pub fn truncate(&mut self, table: &mut BlockTable, tokens: usize) {
-        table.tokens = table.tokens.min(tokens);
+        let taken_back = tokens < table.state.tokens;
+        if let Some(states) = self.states.as_mut().filter(|_| taken_back) {
+            states.release(&mut table.state);
+        }
+        table.tokens = if taken_back { 0 } else { table.tokens.min(tokens) };
         let keep = blocks_for(table.tokens);
         if keep < table.blocks.len() {
             let dropped = table.blocks_mut().split_off(keep);
@@ -128,8 +144,14 @@ impl BlockStore {
     }
 
     /// Caches the full blocks of `table` under `tokens`, what the sequence begins with; those already cached stay
-    /// as they are. The contents of these blocks have been computed and never change again.
-    pub fn publish(&mut self, table: &BlockTable, tokens: &[u32]) {
+    /// as they are. The contents of these blocks have been computed and never change again, and so have the states that
+    /// were kept on the way.
+    pub fn publish(&mut self, table: &mut BlockTable, tokens: &[u32]) {
+        self.publish_blocks(table, tokens);
+        self.publish_snapshots(table, tokens);
+    }
+
+    fn publish_blocks(&mut self, table: &BlockTable, tokens: &[u32]) {
         let full = table.tokens.min(tokens.len()) / BLOCK_TOKENS;
         // A block in the tree is there below the blocks that precede it here: what it holds depends on them.
         let cached = table.blocks[..full].iter().rposition(|&block| self.tree.contains(block));
@@ -152,6 +174,9 @@ impl BlockStore {
 
     /// Takes a table back. Cached blocks stay cached until they are evicted.
     pub fn release(&mut self, mut table: BlockTable) {
+        if let Some(states) = &mut self.states {
+            states.release(&mut table.state);
+        }
         self.truncate(&mut table, 0);
     }
 
@@ -235,6 +260,9 @@ impl BlockStore {
     /// Takes a leaf out of the tree, and frees it unless it is held.
     fn uncache(&mut self, leaf: BlockId) {
         let parent = self.tree.remove_leaf(leaf);
+        if let Some(states) = &mut self.states {
+            states.forget(leaf);
+        }
         self.evicted += 1;
         if self.blocks[index(leaf)].references == 0 {
             self.idle -= 1;
@@ -253,6 +281,10 @@ impl BlockStore {
 impl BlockStore {
     /// Checks what must hold between calls; `held` are all tables there are.
     pub(crate) fn check<'a>(&self, held: impl Iterator<Item = &'a BlockTable>) {
+        let held: Vec<&BlockTable> = held.collect();
+        if let Some(states) = &self.states {
+            states.check(held.iter().map(|table| &table.state), &self.tree);
+        }
         let mut references = vec![0u32; self.blocks.len()];
         for table in held {
             assert_eq!(table.blocks.len(), blocks_for(table.tokens), "a table holds what it needs");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BLOCK_TOKENS, BlockId};
+use super::{BLOCK_TOKENS, BlockId, Snapshot, StateSlot};
 
 /// A sequence's blocks, in order, and how many tokens they hold or have room for.
 ///
@@ -13,13 +13,29 @@ use super::{BLOCK_TOKENS, BlockId};
 pub struct BlockTable {
     pub(super) blocks: Vec<BlockId>,
     pub(super) tokens: usize,
+    /// Nothing in a store without states.
+    pub(super) state: TableState,
     /// `blocks` as steps share it; absent since the last change.
     shared: Option<Arc<[BlockId]>>,
 }
 
+/// The state of a table's sequence. Each slot named counts as one reference, `current` and `own` as two where they
+/// are the same.
+#[derive(Debug, Default)]
+pub(super) struct TableState {
+    /// Tokens it has seen.
+    pub(super) tokens: usize,
+    /// Holds it; none before the first token.
+    pub(super) current: Option<StateSlot>,
+    /// Where it goes next, which nobody else reads.
+    pub(super) own: Option<StateSlot>,
+    /// What is to enter the tree of prefixes once it has been computed.
+    pub(super) snapshots: Vec<Snapshot>,
+}
+
 impl BlockTable {
-    pub(super) fn new(blocks: Vec<BlockId>, tokens: usize) -> Self {
-        Self { blocks, tokens, shared: None }
+    pub(super) fn new(blocks: Vec<BlockId>, tokens: usize, state: TableState) -> Self {
+        Self { blocks, tokens, state, shared: None }
     }
 
     /// Tokens held or with room reserved by `grow`.

@@ -1,6 +1,7 @@
 //! The store's promises: by example, and over millions of random steps against a model.
 
 mod model;
+mod states;
 
 use super::*;
 
@@ -14,7 +15,7 @@ fn computed(store: &mut BlockStore, tokens: &[u32]) -> BlockTable {
     let mut table = store.attach(tokens);
     let rest = tokens.len() - table.tokens();
     store.grow(&mut table, rest).expect("there is room");
-    store.publish(&table, tokens);
+    store.publish(&mut table, tokens);
     table
 }
 
@@ -83,7 +84,7 @@ fn a_fork_copies_the_last_block_when_one_side_writes() {
     let mut store = BlockStore::new(8);
     let mut first = store.attach(&[1]);
     store.grow(&mut first, BLOCK_TOKENS + 5).expect("there is room");
-    let mut second = store.fork(&first);
+    let mut second = store.fork(&mut first).expect("there are no states");
     let shared = first.blocks()[1];
     let copy = store.grow(&mut second, 1).expect("there is room").expect("the block is shared");
     assert_eq!((copy.from, copy.to, copy.tokens), (shared, second.blocks()[1], 5));
@@ -128,12 +129,12 @@ fn idle_blocks_above_a_running_sequence_can_be_evicted() {
     let mut second = store.attach(&tokens);
     store.grow(&mut second, 2 * BLOCK_TOKENS).expect("there is room");
     let first = computed(&mut store, &tokens[..BLOCK_TOKENS]);
-    store.publish(&second, &tokens);
+    store.publish(&mut second, &tokens);
     store.release(first);
     let mut third = store.attach(&prompt(&[9]));
     store.grow(&mut third, 2 * BLOCK_TOKENS).expect("one is free, one idle");
     store.check([&second, &third].into_iter());
-    store.publish(&second, &tokens);
+    store.publish(&mut second, &tokens);
     let fourth = store.attach(&[tokens, vec![0]].concat());
     assert_eq!(fourth.blocks(), second.blocks(), "what runs is cached again");
     [second, third, fourth].into_iter().for_each(|table| store.release(table));

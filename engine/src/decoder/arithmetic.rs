@@ -9,7 +9,8 @@ use mlxcel_mlx_bridge::{Array, Result};
 use super::description::Activation;
 use super::inputs::StepInputs;
 use super::residual::Residual;
-use super::weights::{LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
+use super::weights::{AttentionWeights, LayerWeights, LinearWeights, MatrixWeights, NormWeights};
+use super::weights::{RopeWeights, ShortConvWeights};
 
 /// Operations on the flat hidden state `[tokens, width]`.
 ///
@@ -62,9 +63,22 @@ pub(crate) trait Arithmetic {
         &self,
         residual: &mut Residual,
         layer: &LayerWeights,
+        weights: &AttentionWeights,
         step: &StepInputs,
     ) -> Result<[Array; 3]> {
-        attention_inputs(self, residual, layer, step)
+        attention_inputs(self, residual, (layer, weights), step)
+    }
+
+    /// Input gates, output gates and values of a short convolution: `[tokens, channels]` each.
+    fn short_conv_inputs(
+        &self,
+        residual: &mut Residual,
+        layer: &LayerWeights,
+        weights: &ShortConvWeights,
+    ) -> Result<[Array; 3]> {
+        let x = self.advance(residual, &layer.mixer_norm)?;
+        let (input, output) = (self.linear(&x, &weights.input_gate)?, self.linear(&x, &weights.output_gate)?);
+        Ok([input, output, self.linear(&x, &weights.value)?])
     }
 
     /// The feed-forward block of a layer on the normed `x`, `[tokens, width]`.
@@ -75,12 +89,11 @@ pub(crate) trait Arithmetic {
         self.linear(&inner, &layer.down)
     }
 
-    /// What a layer does with the output of its attention, `[tokens, heads, head_dim]`: its projection and the
-    /// feed-forward block, both to the residual stream.
+    /// What a layer does with the output of its mixer, `[tokens, heads, head_dim]` or `[tokens, channels]`: its projection
+    /// and the feed-forward block, both to the residual stream.
     fn finish_layer(&self, residual: &mut Residual, mixed: &Array, layer: &LayerWeights) -> Result<()> {
-        let shape = &layer.attention.shape;
-        let mixed = mixed.reshape(&[-1, length(shape.heads * shape.head_dim)])?;
-        residual.delta = Some(self.linear(&mixed, &layer.attention.output)?);
+        let mixed = mixed.reshape(&[-1, length(layer.mixer.width())])?;
+        residual.delta = Some(self.linear(&mixed, layer.mixer.output())?);
         let x = self.advance(residual, &layer.feed_forward_norm)?;
         residual.delta = Some(self.feed_forward(&x, layer)?);
         Ok(())
@@ -92,11 +105,11 @@ pub(crate) trait Arithmetic {
 pub(crate) fn attention_inputs<A: Arithmetic + ?Sized>(
     arithmetic: &A,
     residual: &mut Residual,
-    layer: &LayerWeights,
+    (layer, weights): (&LayerWeights, &AttentionWeights),
     step: &StepInputs,
 ) -> Result<[Array; 3]> {
     let x = arithmetic.advance(residual, &layer.mixer_norm)?;
-    let (weights, shape) = (&layer.attention, &layer.attention.shape);
+    let shape = &weights.shape;
     let heads = |linear: &LinearWeights, heads: usize| {
         arithmetic.linear(&x, linear)?.reshape(&[-1, length(heads), length(shape.head_dim)])
     };

@@ -10,7 +10,7 @@ use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
 use super::cuda::{CudaArithmetic, Kernels, attention};
-use super::description::{Decoder, Linear, Mixer};
+use super::description::{Decoder, Linear};
 use super::graph::GraphArithmetic;
 use super::host::HostArithmetic;
 use super::model::Model;
@@ -23,6 +23,7 @@ use crate::blocks::BLOCK_TOKENS;
 use crate::checkpoint::{Checkpoint, TensorDtype};
 use crate::kv::{CudaKv, GraphKv, HostKv, KvCache};
 use crate::ranks::Ranks;
+use crate::state::{GraphStates, HostStates, MixerCache, StateCache, most_slots};
 
 /// Which arithmetic and KV storage to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,19 +110,36 @@ impl Model {
         Self { kv_dtype, ..self }
     }
 
-    /// A KV cache of `blocks` blocks for this model.
-    pub(crate) fn cache(&self, blocks: usize) -> Box<dyn KvCache> {
-        let layers = self.description.layers.iter().map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            attention
-        });
+    /// What the mixers of this model remember of sequences, in `blocks` blocks and the slots beside them.
+    pub(crate) fn cache(&self, blocks: usize) -> MixerCache {
+        MixerCache { kv: self.kv_cache(blocks), states: self.state_cache(blocks) }
+    }
+
+    fn state_cache(&self, blocks: usize) -> Box<dyn StateCache> {
+        let convs = self.description.layers.iter().filter_map(|layer| layer.mixer.short_conv());
+        match self.execution {
+            Execution::Host => Box::new(HostStates::new(convs.count(), most_slots(blocks))),
+            // On GPUs, too, for want of a kernel.
+            Execution::Graph | Execution::Cuda => {
+                Box::new(GraphStates::new(convs.count(), most_slots(blocks)))
+            }
+        }
+    }
+
+    /// Bytes that the states of a sequence take, in all layers.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        state_bytes(&self.description, self.dtype.size())
+    }
+
+    fn kv_cache(&self, blocks: usize) -> Box<dyn KvCache> {
+        let layers: Vec<_> =
+            self.description.layers.iter().filter_map(|layer| layer.mixer.attention()).collect();
         if self.execution == Execution::Host {
-            return Box::new(HostKv::new(layers, blocks, self.kv_dtype.unwrap_or(KvDtype::F32)));
+            return Box::new(HostKv::new(layers.into_iter(), blocks, self.kv_dtype.unwrap_or(KvDtype::F32)));
         }
         // The kernel reads keys and values as they are computed.
-        let mut attended = layers.clone();
         let kernel =
-            self.kv_dtype.is_none() && attended.all(|layer| attention::can_attend(layer, self.dtype));
+            self.kv_dtype.is_none() && layers.iter().all(|layer| attention::can_attend(layer, self.dtype));
         match self.kernels.as_ref().filter(|_| kernel) {
             Some(kernels) => Box::new(CudaKv::new(Rc::clone(kernels), layers.len(), blocks)),
             None => Box::new(GraphKv::new(layers.len(), blocks, self.kv_dtype)),
@@ -138,21 +156,22 @@ impl Model {
 /// `value_bytes` bytes.
 pub(crate) fn kv_bytes_per_token(decoder: &Decoder, dtype: Option<KvDtype>, value_bytes: usize) -> u64 {
     let row_bytes = |d: usize| dtype.map_or(d * value_bytes, |dtype| dtype.row_bytes(d));
-    let per_layer = decoder.layers.iter().map(|layer| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        2 * attention.kv_heads * row_bytes(attention.head_dim)
-    });
+    let attentions = decoder.layers.iter().filter_map(|layer| layer.mixer.attention());
+    let per_layer = attentions.map(|attention| 2 * attention.kv_heads * row_bytes(attention.head_dim));
     per_layer.sum::<usize>() as u64
+}
+
+/// Bytes of state that a sequence has in all layers, in values of `value_bytes` bytes.
+pub(crate) fn state_bytes(decoder: &Decoder, value_bytes: usize) -> u64 {
+    let convs = decoder.layers.iter().filter_map(|layer| layer.mixer.short_conv());
+    convs.map(|conv| (conv.taps - 1) * conv.channels * value_bytes).sum::<usize>() as u64
 }
 
 /// The dtype the model was stored in: that of its embedding, or of the embedding's scales.
 fn activation_dtype(description: &Decoder, checkpoint: &Checkpoint) -> Dtype {
     let tables = description.embedding.iter().chain(description.output.iter().map(|output| &output.head));
     // A stage in the middle has neither: its first projection was stored as they were.
-    let projections = description.layers.iter().map(|layer| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        &attention.query
-    });
+    let projections = description.layers.iter().map(|layer| layer.mixer.linears()[0]);
     let Some(Linear { name, .. }) = tables.chain(projections).next() else { return Dtype::Float32 };
     let stored = ["scales", "weight"].iter().find_map(|part| checkpoint.info(&format!("{name}.{part}")));
     match stored.map(|info| info.dtype) {

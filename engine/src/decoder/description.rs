@@ -53,6 +53,61 @@ pub struct Layer {
 pub enum Mixer {
     /// Softmax attention over a KV cache.
     Attention(Attention),
+    /// A gated convolution over the last few positions.
+    ShortConv(ShortConv),
+}
+
+impl Mixer {
+    /// What it is, where it is attention.
+    #[must_use]
+    pub const fn attention(&self) -> Option<&Attention> {
+        match self {
+            Self::Attention(attention) => Some(attention),
+            Self::ShortConv(_) => None,
+        }
+    }
+
+    /// What it is, where it is a convolution.
+    #[must_use]
+    pub const fn short_conv(&self) -> Option<&ShortConv> {
+        match self {
+            Self::ShortConv(conv) => Some(conv),
+            Self::Attention(_) => None,
+        }
+    }
+
+    /// Its linear layers: those that read the hidden state, then the one that makes what is added to it.
+    #[must_use]
+    pub const fn linears(&self) -> [&Linear; 4] {
+        match self {
+            Self::Attention(it) => [&it.query, &it.key, &it.value, &it.output],
+            Self::ShortConv(it) => [&it.input_gate, &it.output_gate, &it.value, &it.output],
+        }
+    }
+}
+
+/// `output(output_gate(x) * conv(input_gate(x) * value(x)))`: each channel is convolved by itself with its own kernel over
+/// the last `taps` positions. The state of a sequence is what was last convolved, `[taps - 1, channels]` (LFM2).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShortConv {
+    /// Channels.
+    pub channels: usize,
+    /// Positions that a channel sees, its own included.
+    pub taps: usize,
+    /// `[channels, hidden]`.
+    pub input_gate: Linear,
+    /// `[channels, hidden]`.
+    pub output_gate: Linear,
+    /// `[channels, hidden]`.
+    pub value: Linear,
+    /// `[hidden, channels]`.
+    pub output: Linear,
+    /// Module path of the kernels: `name.weight` is `[channels, taps, 1]` or `[channels, 1, taps]`, which are the same bytes.
+    pub kernel: String,
+    /// Whether `name.bias`, `[channels]`, is added.
+    pub bias: bool,
+    /// Which channels of how many a rank's part has; all where there is none.
+    pub share: Option<(Range<usize>, usize)>,
 }
 
 /// Grouped-query attention with rotary positions.

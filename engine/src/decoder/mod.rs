@@ -21,12 +21,16 @@ mod source;
 mod weights;
 
 pub(crate) use arithmetic::length;
-pub(crate) use build::{Execution, Part, kv_bytes_per_token};
+pub(crate) use build::{Execution, Part, kv_bytes_per_token, state_bytes};
 pub(crate) use cuda::{Drawn, Kernels as CudaKernels, attention as cuda_attention};
 pub use description::{
     Activation, Attention, Cut, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope, Share,
+    ShortConv,
 };
 pub(crate) use inputs::{SampledTokens, StepInputs};
 pub(crate) use model::{Model, StepOutput};
 pub use portion::{Grain, Place, PortionError};
 pub use source::WeightError;
+pub(crate) use weights::ShortConvWeights;
+#[cfg(test)]
+pub(crate) use weights::{LinearWeights, MatrixWeights};

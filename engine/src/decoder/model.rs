@@ -14,9 +14,10 @@ use super::description::Decoder;
 use super::inputs::{SampledTokens, StepInputs};
 use super::residual::Residual;
 use super::weights::DecoderWeights;
-use crate::kv::KvCache;
+use super::weights::MixerWeights;
 use crate::sampling::Draw;
 use crate::schedule::StepPlan;
+use crate::state::MixerCache;
 
 /// A decoder with its weights and its way to compute.
 pub(crate) struct Model {
@@ -38,7 +39,7 @@ impl Model {
         &self,
         plan: StepPlan,
         previous: Option<&SampledTokens>,
-        cache: &mut dyn KvCache,
+        cache: &mut MixerCache,
     ) -> Result<StepOutput> {
         let step = StepInputs::new(plan, previous)?;
         let table = self.weights.embedding.as_ref().ok_or_else(|| not_here("the embedding"))?;
@@ -52,7 +53,7 @@ impl Model {
         &self,
         plan: StepPlan,
         hidden: Array,
-        cache: &mut dyn KvCache,
+        cache: &mut MixerCache,
     ) -> Result<StepOutput> {
         let step = StepInputs::without_ids(plan)?;
         self.run(&step, hidden, cache)
@@ -63,12 +64,23 @@ impl Model {
         self.kernels.as_ref().map_or(Ok(None), |kernels| cuda::draw(kernels, logits, draws))
     }
 
-    fn run(&self, step: &StepInputs, hidden: Array, cache: &mut dyn KvCache) -> Result<StepOutput> {
-        cache.begin(step)?;
+    fn run(&self, step: &StepInputs, hidden: Array, cache: &mut MixerCache) -> Result<StepOutput> {
+        cache.kv.begin(step)?;
         let mut residual = Residual::new(hidden);
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            let [query, key, value] = self.arithmetic.attention_inputs(&mut residual, layer, step)?;
-            let mixed = cache.attend(index, layer.attention.rule(), [&query, &key, &value], step)?;
+        let (mut attended, mut convolved) = (0.., 0..);
+        for layer in &self.weights.layers {
+            let mixed = match &layer.mixer {
+                MixerWeights::Attention(weights) => {
+                    let inputs = self.arithmetic.attention_inputs(&mut residual, layer, weights, step)?;
+                    let index = attended.next().unwrap_or_default();
+                    cache.kv.attend(index, weights.rule(), inputs.each_ref(), step)?
+                }
+                MixerWeights::ShortConv(weights) => {
+                    let inputs = self.arithmetic.short_conv_inputs(&mut residual, layer, weights)?;
+                    let index = convolved.next().unwrap_or_default();
+                    cache.states.convolve(index, weights, inputs.each_ref(), step)?
+                }
+            };
             self.arithmetic.finish_layer(&mut residual, &mixed, layer)?;
         }
         let Some(output) = &self.weights.output else {

@@ -14,12 +14,12 @@ use super::inputs::StepInputs;
 use super::model::{Model, StepOutput};
 use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
 use crate::api::DeviceChoice;
-use crate::blocks::{BlockStore, BlockTable};
+use crate::blocks::{BlockStore, BlockTable, StateLimits};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::families;
-use crate::kv::KvCache;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
+use crate::state::MixerCache;
 
 /// Blocks of the caches: room for every prompt of a case.
 pub(super) const BLOCKS: usize = 64;
@@ -93,15 +93,20 @@ impl Arithmetic for InParts {
     }
 }
 
+/// The books of the caches, with states whether a model has any or not.
+pub(super) fn store() -> BlockStore {
+    BlockStore::new(BLOCKS).with_states(StateLimits { slots: 2 * BLOCKS, interval: 1 })
+}
+
 /// Every prompt alone, a token a step: the logits after each.
 fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
-    let (mut cache, mut blocks) = (model.cache(BLOCKS), BlockStore::new(BLOCKS));
+    let (mut cache, mut blocks) = (model.cache(BLOCKS), store());
     let mut seen = Vec::new();
     for (index, prompt) in prompts.iter().enumerate() {
         let mut table = BlockTable::default();
         for (at, &token) in prompt.ids.iter().enumerate() {
             let span = span(index, &[token], &mut table, &mut blocks);
-            let rows = step(model, cache.as_mut(), vec![span]);
+            let rows = step(model, &mut cache, vec![span]);
             seen.extend(rows.into_iter().map(|row| (index, at, row)));
         }
         blocks.release(table);
@@ -111,10 +116,10 @@ fn one_by_one(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)
 
 /// All prompts side by side, in chunks of different lengths, decode tokens among them.
 fn ragged(model: &Model, prompts: &[Prompt]) -> Vec<(usize, usize, Vec<f32>)> {
-    let (mut cache, mut blocks) = (model.cache(BLOCKS), BlockStore::new(BLOCKS));
+    let (mut cache, mut blocks) = (model.cache(BLOCKS), store());
     let mut seen = Vec::new();
     for RaggedStep { spans, ends } in ragged_steps(prompts, &mut blocks) {
-        let rows = step(model, cache.as_mut(), spans);
+        let rows = step(model, &mut cache, spans);
         seen.extend(ends.into_iter().zip(rows).map(|((index, at), row)| (index, at, row)));
     }
     seen
@@ -154,11 +159,12 @@ fn span(prompt: usize, tokens: &[u32], table: &mut BlockTable, blocks: &mut Bloc
     let start = table.tokens();
     let copy = blocks.grow(table, tokens.len()).expect("there is room for every prompt");
     assert_eq!(copy, None, "prompts share nothing");
+    let state = blocks.advance(table, tokens.len()).expect("there is a slot for every prompt");
     let tokens = tokens.iter().copied().map(Token::Known).collect();
-    Span { sequence: SequenceId(prompt as u64), tokens, start, samples: 1, blocks: table.shared() }
+    Span { sequence: SequenceId(prompt as u64), tokens, start, samples: 1, blocks: table.shared(), state }
 }
 
-fn step(model: &Model, cache: &mut dyn KvCache, spans: Vec<Span>) -> Vec<Vec<f32>> {
+fn step(model: &Model, cache: &mut MixerCache, spans: Vec<Span>) -> Vec<Vec<f32>> {
     let output = model.forward(StepPlan { spans, copies: Vec::new() }, None, cache).expect("the step runs");
     let StepOutput::Logits(logits) = output else { panic!("every span is sampled") };
     let width = model.description.vocab_size;

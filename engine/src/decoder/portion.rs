@@ -7,7 +7,8 @@
 
 use std::ops::Range;
 
-use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Share};
+use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Share, ShortConv};
+use super::source::share_of;
 
 /// A rank's place in a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,12 +90,9 @@ impl Decoder {
         let tied = self.embedding.is_some();
         let output = self.output.as_ref().filter(|output| !(output.tied && tied));
         let layers = self.layers.iter().map(|layer| {
-            let Mixer::Attention(mixer) = &layer.mixer;
             let FeedForward::Gated { gate, up, down, .. } = &layer.feed_forward;
-            [&mixer.query, &mixer.key, &mixer.value, &mixer.output, gate, up, down]
-                .map(of)
-                .iter()
-                .sum::<usize>()
+            let mixer = layer.mixer.linears().into_iter();
+            mixer.chain([gate, up, down]).map(of).sum::<usize>()
         });
         let tables = self.embedding.as_ref().map_or(0, of) + output.map_or(0, |output| of(&output.head));
         tables + layers.sum::<usize>()
@@ -108,7 +106,6 @@ fn vocabulary(table: &Linear, place: &Place) -> Result<Linear, PortionError> {
 }
 
 fn layer(layer: &Layer, place: &Place, grain: Grain<'_>) -> Result<Layer, PortionError> {
-    let Mixer::Attention(mixer) = &layer.mixer;
     let FeedForward::Gated { gate, up, down, activation } = &layer.feed_forward;
     let inner = in_units(down.inputs, grain(down), place)
         .ok_or_else(|| too_many(&down.name, down.inputs.div_ceil(grain(down)), place.ranks))?;
@@ -118,8 +115,27 @@ fn layer(layer: &Layer, place: &Place, grain: Grain<'_>) -> Result<Layer, Portio
         down: by_inputs(down, inner, place),
         activation: *activation,
     };
-    let mixer = Mixer::Attention(attention(mixer, place, grain(&mixer.output))?);
+    let mixer = match &layer.mixer {
+        Mixer::Attention(mixer) => Mixer::Attention(attention(mixer, place, grain(&mixer.output))?),
+        Mixer::ShortConv(mixer) => Mixer::ShortConv(short_conv(mixer, place, grain(&mixer.output))?),
+    };
     Ok(Layer { mixer, feed_forward, ..layer.clone() })
+}
+
+/// Channels know nothing of each other.
+fn short_conv(whole: &ShortConv, place: &Place, grain: usize) -> Result<ShortConv, PortionError> {
+    let channels = in_units(whole.channels, grain, place)
+        .ok_or_else(|| too_many(&whole.output.name, whole.channels.div_ceil(grain), place.ranks))?;
+    let part = |linear: &Linear| by_outputs(linear, channels.clone());
+    Ok(ShortConv {
+        channels: channels.len(),
+        input_gate: part(&whole.input_gate),
+        output_gate: part(&whole.output_gate),
+        value: part(&whole.value),
+        output: by_inputs(&whole.output, channels.clone(), place),
+        share: Some((channels, whole.channels)),
+        ..whole.clone()
+    })
 }
 
 fn attention(whole: &Attention, place: &Place, grain: usize) -> Result<Attention, PortionError> {
@@ -182,8 +198,11 @@ fn share(whole: usize, part: usize, of: usize) -> Range<usize> {
     part * whole / of..(part + 1) * whole / of
 }
 
+/// Some of the outputs of a layer, which may itself be a part of a larger matrix.
 fn by_outputs(linear: &Linear, outputs: Range<usize>) -> Linear {
-    let share = Share { inputs: 0..linear.inputs, whole: [linear.outputs, linear.inputs], outputs };
+    let of = share_of(linear);
+    let outputs = of.outputs.start + outputs.start..of.outputs.start + outputs.end;
+    let share = Share { outputs, ..of };
     Linear { outputs: share.outputs.len(), share: Some(share), ..linear.clone() }
 }
 
@@ -219,14 +238,22 @@ mod tests {
         families::describe(&config).expect("it is a model")
     }
 
+    fn convolution(channels: usize) -> Decoder {
+        let config = json!({
+            "model_type": "lfm2", "hidden_size": channels, "num_hidden_layers": 1, "num_attention_heads": 4,
+            "vocab_size": 101, "norm_eps": 1e-5, "conv_L_cache": 3, "block_ff_dim": 512,
+            "block_auto_adjust_ff_dim": false, "layer_types": ["conv"],
+        });
+        families::describe(&config).expect("it is a model")
+    }
+
     fn parts(whole: &Decoder, ranks: usize, grain: usize) -> Result<Vec<Decoder>, PortionError> {
         let place = |rank| Place { layers: 0..whole.layers.len(), rank, ranks };
         (0..ranks).map(|rank| whole.portion(&place(rank), &|_| grain)).collect()
     }
 
     fn mixer(part: &Decoder) -> &Attention {
-        let Mixer::Attention(attention) = &part.layers[0].mixer;
-        attention
+        part.layers[0].mixer.attention().expect("it is attention")
     }
 
     fn inputs(of: &Linear) -> Range<usize> {
@@ -263,6 +290,33 @@ mod tests {
         }
 
         #[test]
+        fn channels_of_a_convolution_are_cut_between_groups_and_once(
+            units in 1_usize..9, ranks in 1_usize..9, grain in prop::sample::select(vec![1_usize, 16, 32]),
+        ) {
+            let whole = convolution(units * 32);
+            let Ok(parts) = parts(&whole, ranks, grain) else {
+                prop_assert!(ranks > (units * 32).div_ceil(grain).min(16));
+                return Ok(())
+            };
+            let mut next = 0;
+            for part in &parts {
+                let conv = part.layers[0].mixer.short_conv().expect("it is a convolution");
+                let own = inputs(&conv.output);
+                prop_assert_eq!((own.start, own.start % grain, own.len()), (next, 0, conv.channels));
+                // The three matrices are thirds of one tensor.
+                for (third, linear) in [&conv.input_gate, &conv.output_gate, &conv.value].into_iter().enumerate() {
+                    let share = linear.share.as_ref().expect("it is a part");
+                    prop_assert_eq!(share.whole, [3 * units * 32, units * 32]);
+                    let rows = third * units * 32 + own.start..third * units * 32 + own.end;
+                    prop_assert_eq!(share.outputs.clone(), rows);
+                }
+                prop_assert_eq!(conv.share.clone(), Some((own.clone(), units * 32)));
+                next = own.end;
+            }
+            prop_assert_eq!(next, units * 32);
+        }
+
+        #[test]
         fn ranks_that_each_could_have_a_head_get_one(group in 1_usize..5, kv_heads in 1_usize..6, ranks in 1_usize..9) {
             let whole = decoder(group * kv_heads, kv_heads, 256);
             prop_assert_eq!(parts(&whole, ranks, 1).is_ok(), ranks <= kv_heads.max(kv_heads * group));
@@ -296,7 +350,7 @@ mod tests {
     #[test]
     fn only_the_first_rank_adds_a_bias_that_would_be_summed() {
         let mut whole = decoder(4, 2, 64);
-        let Mixer::Attention(attention) = &mut whole.layers[0].mixer;
+        let Mixer::Attention(attention) = &mut whole.layers[0].mixer else { panic!("it is attention") };
         attention.output.bias = true;
         let parts = parts(&whole, 2, 1).expect("it can be divided");
         assert_eq!(parts.iter().map(|part| mixer(part).output.bias).collect::<Vec<_>>(), [true, false]);

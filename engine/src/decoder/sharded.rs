@@ -11,7 +11,8 @@ use super::arithmetic::{Arithmetic, length};
 use super::description::Activation;
 use super::inputs::StepInputs;
 use super::residual::Residual;
-use super::weights::{LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
+use super::weights::{AttentionWeights, LayerWeights, LinearWeights, MatrixWeights, NormWeights};
+use super::weights::{RopeWeights, ShortConvWeights};
 use crate::ranks::Ranks;
 
 /// The arithmetic of a rank.
@@ -114,9 +115,19 @@ impl Arithmetic for ShardedArithmetic {
         &self,
         residual: &mut Residual,
         layer: &LayerWeights,
+        weights: &AttentionWeights,
         step: &StepInputs,
     ) -> Result<[Array; 3]> {
-        self.own.attention_inputs(residual, layer, step)
+        self.own.attention_inputs(residual, layer, weights, step)
+    }
+
+    fn short_conv_inputs(
+        &self,
+        residual: &mut Residual,
+        layer: &LayerWeights,
+        weights: &ShortConvWeights,
+    ) -> Result<[Array; 3]> {
+        self.own.short_conv_inputs(residual, layer, weights)
     }
 
     fn feed_forward(&self, x: &Array, layer: &LayerWeights) -> Result<Array> {
@@ -127,10 +138,9 @@ impl Arithmetic for ShardedArithmetic {
         if self.sums_within {
             return self.own.finish_layer(residual, mixed, layer);
         }
-        let shape = &layer.attention.shape;
-        let mixed = mixed.reshape(&[-1, length(shape.heads * shape.head_dim)])?;
-        let part = self.own.linear(&mixed, &layer.attention.output)?;
-        // Inputs of attention may have been made without noting the sum they are made of.
+        let mixed = mixed.reshape(&[-1, length(layer.mixer.width())])?;
+        let part = self.own.linear(&mixed, layer.mixer.output())?;
+        // Inputs of the mixer may have been made without noting the sum they are made of.
         *residual = Residual::new(residual.added()?);
         residual.delta = Some(self.ranks.all_sum(&part)?);
         let x = self.advance(residual, &layer.feed_forward_norm)?;

@@ -107,6 +107,24 @@ impl<'a> WeightSource<'a> {
         Ok(float_array(&tensor)?.astype(self.preparation.vectors)?)
     }
 
+    /// Kernels of some channels of a convolution by channels, f32 `[taps, channels]`. They are stored channel by channel,
+    /// with an axis of one input before or behind the taps.
+    pub(crate) fn kernels(
+        &mut self,
+        name: &str,
+        channels: Range<usize>,
+        [all, taps]: [usize; 2],
+    ) -> Result<Array, WeightError> {
+        let mut tensor = self.checkpoint.tensor(name)?;
+        if tensor.shape != [all, 1, taps] {
+            tensor.expect_shape(&[all, taps, 1])?;
+        }
+        tensor.shape = vec![all, taps];
+        let tensor = self.told(tensor.part(channels, 0..taps));
+        let kernels = float_array(&tensor)?.astype(Dtype::Float32)?.transpose(&[1, 0])?;
+        Ok(kernels.contiguous()?)
+    }
+
     fn affine(&mut self, linear: &Linear, quantization: Quantization) -> Result<MatrixWeights, WeightError> {
         let Share { outputs, inputs, whole } = share_of(linear);
         let words = |inputs: usize| inputs * quantization.bits as usize / 32;
@@ -170,14 +188,18 @@ impl<'a> WeightSource<'a> {
     ) -> Result<Tensor, WeightError> {
         let tensor = self.checkpoint.tensor(name)?;
         tensor.expect_shape(expected)?;
-        let tensor = tensor.part(rows, columns);
+        Ok(self.told(tensor.part(rows, columns)))
+    }
+
+    /// Tells that a tensor has been read.
+    fn told(&mut self, tensor: Tensor) -> Tensor {
         self.done_bytes += tensor.bytes.as_ref().len() as u64;
         (self.progress)(LoadStep {
             what: "loading weights".to_owned(),
             done_bytes: self.done_bytes,
             total_bytes: self.total_bytes.max(self.done_bytes),
         });
-        Ok(tensor)
+        tensor
     }
 }
 

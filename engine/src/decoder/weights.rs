@@ -3,10 +3,12 @@
 //! Reads each tensor a description names from a checkpoint, checks shape and dtype, quantises
 //! where asked, and reports progress. Does not compute with them; `Model` does.
 
-use mlxcel_mlx_bridge::{Array, Quantized};
+use mlxcel_mlx_bridge::{Array, Dtype, Quantized};
 
 use super::cuda::TiledMatrix;
-use super::description::{Attention, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope};
+use super::description::{
+    Attention, Decoder, FeedForward, Layer, Linear, Mixer, Norm, Output, Rope, ShortConv,
+};
 use super::source::{WeightError, WeightSource, share_of};
 use crate::kv::AttentionRule;
 
@@ -68,10 +70,62 @@ pub(crate) struct AttentionWeights {
     pub(crate) rope: RopeWeights,
 }
 
+/// One short convolution.
+pub(crate) struct ShortConvWeights {
+    pub(crate) shape: ShortConv,
+    pub(crate) input_gate: LinearWeights,
+    pub(crate) output_gate: LinearWeights,
+    pub(crate) value: LinearWeights,
+    pub(crate) output: LinearWeights,
+    /// F32 `[taps, channels]`, the oldest position first.
+    pub(crate) kernel: Array,
+    /// F32 `[channels]`.
+    pub(crate) bias: Option<Array>,
+}
+
+/// The sequence mixer of a layer.
+pub(crate) enum MixerWeights {
+    Attention(AttentionWeights),
+    ShortConv(ShortConvWeights),
+}
+
+impl MixerWeights {
+    /// What makes of the mixer's result what is added to the hidden state.
+    pub(crate) const fn output(&self) -> &LinearWeights {
+        match self {
+            Self::Attention(attention) => &attention.output,
+            Self::ShortConv(conv) => &conv.output,
+        }
+    }
+
+    /// Width of the mixer's result.
+    pub(crate) const fn width(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.shape.heads * attention.shape.head_dim,
+            Self::ShortConv(conv) => conv.shape.channels,
+        }
+    }
+
+    fn arrays(&self) -> Vec<&Array> {
+        match self {
+            Self::Attention(it) => {
+                let norms = it.query_norm.iter().chain(&it.key_norm).map(|norm| &norm.weight);
+                let linears = [&it.query, &it.key, &it.value, &it.output];
+                norms.chain(&it.sinks).chain(linears.into_iter().flat_map(LinearWeights::arrays)).collect()
+            }
+            Self::ShortConv(it) => {
+                let linears = [&it.input_gate, &it.output_gate, &it.value, &it.output];
+                let linears = linears.into_iter().flat_map(LinearWeights::arrays);
+                linears.chain([&it.kernel]).chain(&it.bias).collect()
+            }
+        }
+    }
+}
+
 /// One decoder layer.
 pub(crate) struct LayerWeights {
     pub(crate) mixer_norm: NormWeights,
-    pub(crate) attention: AttentionWeights,
+    pub(crate) mixer: MixerWeights,
     pub(crate) feed_forward_norm: NormWeights,
     pub(crate) gate: LinearWeights,
     pub(crate) up: LinearWeights,
@@ -127,13 +181,10 @@ impl DecoderWeights {
         let mut all: Vec<&Array> = self.embedding.iter().flat_map(MatrixWeights::arrays).collect();
         all.extend(self.output.iter().map(|output| &output.norm.weight));
         for layer in &self.layers {
-            let attention = &layer.attention;
             all.push(&layer.mixer_norm.weight);
             all.push(&layer.feed_forward_norm.weight);
-            all.extend(attention.query_norm.iter().chain(&attention.key_norm).map(|norm| &norm.weight));
-            all.extend(&attention.sinks);
-            let linears = [&attention.query, &attention.key, &attention.value, &attention.output];
-            for linear in linears.into_iter().chain([&layer.gate, &layer.up, &layer.down]) {
+            all.extend(layer.mixer.arrays());
+            for linear in [&layer.gate, &layer.up, &layer.down] {
                 all.extend(linear.arrays());
             }
         }
@@ -162,11 +213,13 @@ fn load_output(
 }
 
 fn load_layer(layer: &Layer, source: &mut WeightSource<'_>) -> Result<LayerWeights, WeightError> {
-    let Mixer::Attention(attention) = &layer.mixer;
     let FeedForward::Gated { gate, up, down, activation } = &layer.feed_forward;
     Ok(LayerWeights {
-        mixer_norm: load_norm(&layer.mixer_norm, attention.query.inputs, source)?,
-        attention: load_attention(attention, source)?,
+        mixer_norm: load_norm(&layer.mixer_norm, gate.inputs, source)?,
+        mixer: match &layer.mixer {
+            Mixer::Attention(attention) => MixerWeights::Attention(load_attention(attention, source)?),
+            Mixer::ShortConv(conv) => MixerWeights::ShortConv(load_short_conv(conv, source)?),
+        },
         feed_forward_norm: load_norm(&layer.feed_forward_norm, gate.inputs, source)?,
         gate: load_linear(gate, source)?,
         up: load_linear(up, source)?,
@@ -190,6 +243,24 @@ fn load_attention(shape: &Attention, source: &mut WeightSource<'_>) -> Result<At
         key_norm,
         sinks,
         rope: load_rope(&shape.rope)?,
+        shape: shape.clone(),
+    })
+}
+
+fn load_short_conv(
+    shape: &ShortConv,
+    source: &mut WeightSource<'_>,
+) -> Result<ShortConvWeights, WeightError> {
+    let (channels, all) = shape.share.clone().unwrap_or((0..shape.channels, shape.channels));
+    let bias = format!("{}.bias", shape.kernel);
+    let bias = shape.bias.then(|| source.vector_part(&bias, channels.clone(), all)).transpose()?;
+    Ok(ShortConvWeights {
+        input_gate: load_linear(&shape.input_gate, source)?,
+        output_gate: load_linear(&shape.output_gate, source)?,
+        value: load_linear(&shape.value, source)?,
+        output: load_linear(&shape.output, source)?,
+        kernel: source.kernels(&format!("{}.weight", shape.kernel), channels, [all, shape.taps])?,
+        bias: bias.map(|bias| bias.astype(Dtype::Float32)).transpose()?,
         shape: shape.clone(),
     })
 }

@@ -5,6 +5,7 @@
 
 mod config;
 mod error;
+mod lfm2;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -51,6 +52,7 @@ const TABLE: &[Row] = &[
     row("mistral", "mistral", "Mistral 7B, Nemo, Small", mistral::describe),
     row("qwen2", "qwen2", "Qwen 2, Qwen 2.5, QwQ", qwen2::describe),
     row("qwen3", "qwen3", "Qwen 3 (dense)", qwen3::describe),
+    row("lfm2", "lfm2", "LFM2 (dense)", lfm2::describe),
     row("iquestcoder", "llama", "IQuest Coder", llama::describe),
     row("xverse", "llama", "XVERSE (dense)", llama::describe),
 ];

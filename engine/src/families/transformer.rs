@@ -44,22 +44,20 @@ pub(super) enum Slides {
     From(usize),
 }
 
-struct Shape {
-    hidden: usize,
-    intermediate: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    epsilon: f32,
+/// Sizes that all layers share.
+pub(super) struct Shape {
+    pub(super) hidden: usize,
+    pub(super) intermediate: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) epsilon: f32,
 }
 
 /// The decoder that `config` and the family's `variant` describe.
 pub(super) fn decoder(config: Config<'_>, family: &str, variant: &Variant) -> Result<Decoder, FamilyError> {
     let shape = shape(config)?;
-    let layers = config.count("num_hidden_layers")?;
-    if layers > MAX_LAYERS {
-        return Err(config.wrong("num_hidden_layers", "at most 4096"));
-    }
+    let layers = layers(config)?;
     let vocab_size = config.count("vocab_size")?;
     let rope = rope(config, shape.head_dim, variant.default_rope_theta)?;
     let windows = windows(config, layers, variant.slides)?;
@@ -89,6 +87,15 @@ pub(super) fn decoder(config: Config<'_>, family: &str, variant: &Variant) -> Re
             tied,
         }),
     })
+}
+
+/// How many layers there are.
+pub(super) fn layers(config: Config<'_>) -> Result<usize, FamilyError> {
+    let layers = config.count("num_hidden_layers")?;
+    if layers > MAX_LAYERS {
+        return Err(config.wrong("num_hidden_layers", "at most 4096"));
+    }
+    Ok(layers)
 }
 
 fn shape(config: Config<'_>) -> Result<Shape, FamilyError> {
@@ -152,11 +159,18 @@ fn layer(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: Opti
         mixer_norm: norm("input_layernorm"),
         mixer: Mixer::Attention(attention(shape, &format!("{path}.self_attn"), variant, rope, window)),
         feed_forward_norm: norm("post_attention_layernorm"),
-        feed_forward: gated(shape, &format!("{path}.mlp"), variant.mlp_bias),
+        feed_forward: gated(shape, &format!("{path}.mlp"), MLP, variant.mlp_bias),
     }
 }
 
-fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: Option<usize>) -> Attention {
+/// Grouped-query attention under the usual names.
+pub(super) fn attention(
+    shape: &Shape,
+    path: &str,
+    variant: &Variant,
+    rope: &Rope,
+    window: Option<usize>,
+) -> Attention {
     let width = shape.heads * shape.head_dim;
     let project = |name: &str, heads: usize| Linear {
         name: format!("{path}.{name}"),
@@ -196,7 +210,12 @@ fn attention(shape: &Shape, path: &str, variant: &Variant, rope: &Rope, window: 
     }
 }
 
-fn gated(shape: &Shape, path: &str, bias: bool) -> FeedForward {
+/// The usual names of gate, up and down.
+const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// A gated feed-forward block; `names` are those of gate, up and down.
+pub(super) fn gated(shape: &Shape, path: &str, names: [&str; 3], bias: bool) -> FeedForward {
+    let [gate, up, down] = names;
     let linear = |name: &str, inputs, outputs, cut| Linear {
         name: format!("{path}.{name}"),
         inputs,
@@ -206,9 +225,9 @@ fn gated(shape: &Shape, path: &str, bias: bool) -> FeedForward {
         share: None,
     };
     FeedForward::Gated {
-        gate: linear("gate_proj", shape.hidden, shape.intermediate, Cut::Column),
-        up: linear("up_proj", shape.hidden, shape.intermediate, Cut::Column),
-        down: linear("down_proj", shape.intermediate, shape.hidden, Cut::Row),
+        gate: linear(gate, shape.hidden, shape.intermediate, Cut::Column),
+        up: linear(up, shape.hidden, shape.intermediate, Cut::Column),
+        down: linear(down, shape.intermediate, shape.hidden, Cut::Row),
         activation: Activation::Silu,
     }
 }

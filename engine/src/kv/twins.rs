@@ -98,7 +98,7 @@ impl Twins {
             return;
         }
         self.compare(StepPlan { spans, copies });
-        for (table, tokens) in &self.sequences {
+        for (table, tokens) in &mut self.sequences {
             self.blocks.publish(table, tokens);
         }
     }
@@ -108,8 +108,8 @@ impl Twins {
         let parent = (!self.sequences.is_empty()).then(|| self.random.random_range(0..self.sequences.len()));
         let new = match parent {
             Some(at) if self.random.random_bool(0.4) => {
-                let (table, tokens) = &self.sequences[at];
-                (self.blocks.fork(table), tokens.clone())
+                let (table, tokens) = &mut self.sequences[at];
+                (self.blocks.fork(table).expect("there are no states"), tokens.clone())
             }
             Some(at) if self.random.random_bool(0.7) => {
                 let tokens = [self.sequences[at].1.as_slice(), &[0]].concat();
@@ -133,7 +133,7 @@ impl Twins {
         tokens.extend(&new);
         let sequence = SequenceId(at as u64);
         let new = new.into_iter().map(Token::Known).collect();
-        Some(Span { sequence, tokens: new, start, samples: 1, blocks: table.shared() })
+        Some(Span { sequence, tokens: new, start, samples: 1, blocks: table.shared(), state: None })
     }
 
     fn compare(&mut self, plan: StepPlan) {

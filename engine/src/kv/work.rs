@@ -131,7 +131,14 @@ mod tests {
     fn span(start: usize, count: usize) -> Span {
         let blocks =
             (0..(start + count).div_ceil(BLOCK_TOKENS)).map(|block| BlockId(7 + block as u32)).collect();
-        Span { sequence: SequenceId(0), tokens: vec![Token::Known(1); count], start, samples: 1, blocks }
+        Span {
+            sequence: SequenceId(0),
+            tokens: vec![Token::Known(1); count],
+            start,
+            samples: 1,
+            blocks,
+            state: None,
+        }
     }
 
     proptest! {

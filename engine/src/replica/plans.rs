@@ -8,6 +8,7 @@ use mlxcel_transport::domain::MAX_MESSAGE;
 use mlxcel_transport::{Channel, OpError, PeerId, Transport, TransportExt};
 
 use super::hidden::STEP_PATIENCE;
+use crate::blocks::Snapshot;
 use crate::schedule::StepPlan;
 
 /// Plans, in the order of their steps.
@@ -131,6 +132,12 @@ fn decode(bytes: &[u8]) -> Result<StepPlan, PlanError> {
         {
             return malformed(format!("{tokens} tokens from {} on in {room} places", span.start));
         }
+        if let Some(state) = &span.state {
+            let within = |kept: &Snapshot| (span.start + 1..=span.start + tokens).contains(&kept.tokens);
+            if state.from.is_some() != (span.start > 0) || !state.snapshots.iter().all(within) {
+                return malformed(format!("states of {tokens} tokens from {} on: {state:?}", span.start));
+            }
+        }
     }
     Ok(plan)
 }
@@ -142,7 +149,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::blocks::{BlockCopy, BlockId};
+    use crate::blocks::{BlockCopy, BlockId, SpanState, StateSlot};
     use crate::schedule::{SequenceId, Span, Token};
 
     fn plan() -> StepPlan {
@@ -152,6 +159,11 @@ mod tests {
             start,
             samples,
             blocks: [BlockId(3), BlockId(9)].into(),
+            state: Some(SpanState {
+                from: (start > 0).then_some(StateSlot(5)),
+                to: StateSlot(2),
+                snapshots: vec![Snapshot { tokens: start + tokens.len(), slot: StateSlot(3) }],
+            }),
         };
         let copies = vec![BlockCopy { from: BlockId(1), to: BlockId(9), tokens: 7 }];
         StepPlan { spans: vec![span(1, &[128_000], 40, 1), span(7, &[4, 5, 6], 0, 0)], copies }
@@ -164,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_leaves_its_blocks_or_samples_what_is_not_there_is_refused() {
+    fn a_plan_that_leaves_its_blocks_or_names_what_is_not_there_is_refused() {
         let refused = |change: fn(&mut Span)| {
             let mut plan = plan();
             change(&mut plan.spans[0]);
@@ -177,6 +189,9 @@ mod tests {
         refused(|span| span.start = usize::MAX);
         refused(|span| span.samples = 2);
         refused(|span| span.tokens.clear());
+        refused(|span| span.state.as_mut().expect("it has a state").from = None);
+        refused(|span| span.state.as_mut().expect("it has a state").snapshots[0].tokens = 42);
+        refused(|span| span.state.as_mut().expect("it has a state").snapshots[0].tokens = 40);
     }
 
     proptest! {

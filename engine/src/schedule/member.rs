@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::admission::{Admission, Client};
 use super::plan::{SequenceId, Span, Token};
-use crate::blocks::BlockTable;
+use crate::blocks::{BlockTable, SpanState};
 
 /// What stays the same whether a sequence waits or runs.
 #[derive(Debug)]
@@ -103,8 +103,8 @@ impl Running {
     }
 
     /// Plans the next `count` tokens, and the guesses behind them, for which the table has room. Guesses do not count
-    /// as planned: what becomes of them is known when the step has been read.
-    pub(super) fn take(&mut self, count: usize) -> Span {
+    /// as planned: what becomes of them is known when the step has been read. `state` is where its state is found and left.
+    pub(super) fn take(&mut self, count: usize, state: Option<SpanState>) -> Span {
         let start = self.planned;
         let known = &self.member.tokens;
         let token = |at: usize| known.get(at).map_or(Token::Awaited, |id| Token::Known(*id));
@@ -115,6 +115,6 @@ impl Running {
         let last = self.pending() == 0;
         self.member.in_flight += 1;
         let samples = if last { 1 + guesses.len() } else { 0 };
-        Span { sequence: self.member.sequence, tokens, start, samples, blocks: self.table.shared() }
+        Span { sequence: self.member.sequence, tokens, start, samples, blocks: self.table.shared(), state }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::{BlockCopy, BlockId};
+use crate::blocks::{BlockCopy, BlockId, SpanState};
 
 /// Names a sequence for as long as its engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct Span {
     pub samples: usize,
     /// Where the sequence's keys and values are: token `t` in block `t / BLOCK_TOKENS`.
     pub blocks: Arc<[BlockId]>,
+    /// Where its state is, in models whose mixers keep one.
+    pub state: Option<SpanState>,
 }
 
 impl StepPlan {
@@ -144,7 +146,7 @@ mod tests {
     fn rows_positions_and_samples_follow_the_spans() {
         let span = |name, tokens: &[u32], start, samples| {
             let (sequence, blocks) = (SequenceId(name), Arc::default());
-            Span { sequence, tokens: known(tokens), start, samples, blocks }
+            Span { sequence, tokens: known(tokens), start, samples, blocks, state: None }
         };
         let spans = vec![span(1, &[7], 12, 1), span(2, &[3, 4, 5], 0, 0), span(3, &[8, 9], 4, 2)];
         let plan = StepPlan { spans, copies: Vec::new() };

@@ -82,7 +82,8 @@ impl Scheduler {
         let left = self.limits.step_tokens.saturating_sub(plan.len() + self.running.len() - at);
         let entry = &mut self.running[at];
         entry.guesses.truncate(left);
-        if entry.member.awaited > 0 {
+        // A state that has seen a wrong guess could not be taken back.
+        if entry.member.awaited > 0 || self.store.has_states() {
             entry.guesses.clear();
         }
         let lacking = entry.lacking(1 + entry.guesses.len());
@@ -164,7 +165,9 @@ impl Scheduler {
     /// Plans the next `count` tokens of the sequence at `at`.
     fn compute(&mut self, at: usize, count: usize, plan: &mut StepPlan) {
         let entry = &mut self.running[at];
-        let span = entry.take(count);
+        // A slot for its state was claimed when it was admitted.
+        let Ok(state) = self.store.advance(&mut entry.table, count) else { return };
+        let span = entry.take(count, state);
         if span.samples > 0 {
             self.service.charge(&entry.member.client, OUTPUT_COST);
         }
@@ -179,18 +182,18 @@ impl Scheduler {
         self.queue.get(&next).is_some_and(may_enter).then_some(next)
     }
 
-    /// A table of what `next` shares with others, if there is room for the rest of its tokens beside a block for
-    /// every running sequence to grow into, or a hundredth of the pool: what is admitted should not soon have to
+    /// A table of what `next` shares with others, if there is room for its state, and for the rest of its tokens beside a
+    /// block for every running sequence to grow into, or a hundredth of the pool: what is admitted should not soon have to
     /// give way again.
     fn place(&mut self, next: &Next) -> Option<BlockTable> {
         let tokens = &self.queue.get(next)?.tokens;
-        let table = self.store.attach(tokens);
+        let mut table = self.store.attach(tokens);
         let needed = self.store.needed(&table, tokens.len() - table.tokens());
         let reserve = match self.running.len() {
             0 => 0,
             running => (running + 1).max(self.store.total() / 100),
         };
-        if needed + reserve <= self.store.available() {
+        if needed + reserve <= self.store.available() && self.store.claim_state(&mut table).is_ok() {
             return Some(table);
         }
         self.store.release(table);

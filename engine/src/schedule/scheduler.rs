@@ -156,7 +156,7 @@ impl Scheduler {
         entry.member.in_flight = entry.member.in_flight.saturating_sub(1);
         let known = tokens.min(entry.member.tokens.len());
         if known / BLOCK_TOKENS > entry.computed / BLOCK_TOKENS {
-            self.store.publish(&entry.table, &entry.member.tokens[..known]);
+            self.store.publish(&mut entry.table, &entry.member.tokens[..known]);
         }
         entry.computed = entry.computed.max(known);
     }

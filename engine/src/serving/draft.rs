@@ -5,7 +5,7 @@
 use super::drafter::DraftLimits;
 use super::load::LoadError;
 use crate::api::{DraftOptions, LoadStep};
-use crate::decoder::Model;
+use crate::decoder::{Model, state_bytes};
 use crate::described::described;
 use crate::device::Device;
 use crate::text::TextCodec;
@@ -25,6 +25,9 @@ pub(super) fn load(
 ) -> Result<Draft, LoadError> {
     let path = &options.path;
     let (checkpoint, description) = described(path)?;
+    if state_bytes(&description, 1) > 0 {
+        return Err(LoadError::Stateful { path: path.clone(), option: "drafting by it" });
+    }
     let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
     let own = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
     if let Some(reason) = difference(codec, &own) {

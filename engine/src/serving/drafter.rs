@@ -10,14 +10,14 @@ use std::time::Instant;
 use mlxcel_mlx_bridge::{Array, Result, eval};
 
 use crate::decoder::{Model, SampledTokens, StepOutput};
-use crate::kv::KvCache;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
 use crate::speculation::{CatchUp, DraftBooks};
+use crate::state::MixerCache;
 
 /// The draft model of an engine.
 pub(super) struct Drafter {
     model: Model,
-    cache: Box<dyn KvCache>,
+    cache: MixerCache,
     books: DraftBooks,
     limits: DraftLimits,
     /// Seconds that a step of the draft takes, of late.
@@ -129,9 +129,9 @@ impl Drafter {
         let tokens = &wanted.tokens[catch_up.start..catch_up.start + budget];
         let known = tokens.iter().copied().map(Token::Known).collect();
         let (sequence, start, blocks) = (wanted.sequence, catch_up.start, catch_up.blocks);
-        let spans = vec![Span { sequence, tokens: known, start, samples: 0, blocks }];
+        let spans = vec![Span { sequence, tokens: known, start, samples: 0, blocks, state: None }];
         let plan = StepPlan { spans, copies: Vec::new() };
-        if let StepOutput::Computed(hidden) = self.model.forward(plan, None, self.cache.as_mut())? {
+        if let StepOutput::Computed(hidden) = self.model.forward(plan, None, &mut self.cache)? {
             eval(&[&hidden])?;
         }
         self.books.computed(wanted.sequence, tokens);
@@ -140,7 +140,7 @@ impl Drafter {
 
     fn step(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<SampledTokens> {
         let spans = plan.sampled();
-        let ids = match self.model.forward(plan, previous, self.cache.as_mut())? {
+        let ids = match self.model.forward(plan, previous, &mut self.cache)? {
             StepOutput::Logits(logits) | StepOutput::Computed(logits) | StepOutput::Hidden(logits) => {
                 logits.argmax(-1, false)?
             }
@@ -179,7 +179,7 @@ fn plan(drafting: &[Drafting<'_>], ahead: usize) -> StepPlan {
             _ => (vec![Token::Awaited], one.wanted.tokens.len() + ahead - 1),
         };
         let (sequence, blocks) = (one.wanted.sequence, one.catch_up.blocks.clone());
-        Span { sequence, tokens, start, samples: 1, blocks }
+        Span { sequence, tokens, start, samples: 1, blocks, state: None }
     };
     StepPlan { spans: wanting.map(span).collect(), copies: Vec::new() }
 }

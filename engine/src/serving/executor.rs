@@ -3,9 +3,9 @@
 use mlxcel_mlx_bridge::{Array, Result};
 
 use crate::decoder::{Drawn, Execution, Model, SampledTokens, StepOutput};
-use crate::kv::KvCache;
 use crate::sampling::Draw;
 use crate::schedule::StepPlan;
+use crate::state::MixerCache;
 
 /// Computes steps, in the order they are given. Lives on the engine's thread.
 pub(crate) trait StepExecutor {
@@ -48,7 +48,7 @@ pub(crate) trait StepExecutor {
 /// A whole model on this process's device.
 pub(super) struct Local {
     model: Model,
-    cache: Box<dyn KvCache>,
+    cache: MixerCache,
 }
 
 impl Local {
@@ -61,7 +61,7 @@ impl Local {
 
 impl StepExecutor for Local {
     fn forward(&mut self, plan: StepPlan, previous: Option<&SampledTokens>) -> Result<StepOutput> {
-        self.model.forward(plan, previous, self.cache.as_mut())
+        self.model.forward(plan, previous, &mut self.cache)
     }
 
     fn draw(&self, logits: &Array, draws: &[Draw]) -> Result<Option<Drawn>> {

@@ -5,15 +5,19 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::command::SharedState;
-use super::load::{AGEING, DEFAULT_MAX_SEQUENCES, LoadError, context, exact_rows, on_thread, trace_rows};
+use super::load::{
+    AGEING, DEFAULT_MAX_SEQUENCES, LoadError, context, exact_rows, on_thread, refuse_guesses, trace_rows,
+};
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, EngineState, EventSink, LoadOptions, LoadStep};
-use crate::blocks::{BLOCK_TOKENS, BlockStore};
+use crate::blocks::BLOCK_TOKENS;
+use crate::decoder::{kv_bytes_per_token, state_bytes};
 use crate::described::described;
 use crate::device::Device;
 use crate::replica::{Attendance, JoinError, Leader, Member, OnFailure, ReplicaOptions};
 use crate::request::Request;
 use crate::schedule::{Scheduler, SchedulerLimits};
+use crate::state::block_store;
 use crate::text::TextCodec;
 
 /// Loads the leader's part of the model in `path`, meets the other ranks of the replica, which load theirs, and starts
@@ -55,6 +59,7 @@ fn start(
     let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
     let codec = Arc::new(TextCodec::new(&checkpoint.text_assets()?, vocab_size)?);
     drop(checkpoint);
+    refuse_guesses(path, &description, options)?;
     let blocks = replica.blocks;
     let room = u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX);
     let context_tokens = context(options, description.max_context)?.min(room);
@@ -73,7 +78,10 @@ fn start(
     let state = Arc::new(SharedState::new(context_tokens, member.weight_bytes(), blocks));
     let (commands, receiver) = mpsc::channel();
     let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
-    let scheduler = Scheduler::new(limits, BlockStore::new(blocks));
+    // The share of a rank may have neither: how often states are kept follows from the whole model.
+    let kv_bytes = kv_bytes_per_token(&description, options.kv_dtype, VALUE_BYTES) * BLOCK_TOKENS as u64;
+    let store = block_store(blocks, limits.max_sequences, [state_bytes(&description, VALUE_BYTES), kv_bytes]);
+    let scheduler = Scheduler::new(limits, store);
     let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
     let thread = EngineThread::new((Box::new(Leader::new(member)), codec), scheduler, receiver, state, trace)
         .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
@@ -119,4 +127,6 @@ fn watch(attendance: Arc<Attendance>, on_failure: OnFailure) -> Result<mpsc::Sen
     Ok(watched)
 }
 
+/// Of a float, where only the proportion of two sizes matters.
+const VALUE_BYTES: usize = 4;
 const GLANCE: Duration = Duration::from_millis(50);

@@ -15,14 +15,15 @@ use super::drafter::Drafter;
 use super::executor::Local;
 use super::thread::{EngineHandle, EngineThread};
 use crate::api::{Engine, LoadOptions, LoadStep};
-use crate::blocks::{BLOCK_TOKENS, BlockStore, blocks_for};
+use crate::blocks::{BLOCK_TOKENS, blocks_for};
 use crate::checkpoint::CheckpointError;
-use crate::decoder::{Execution, Model, WeightError};
+use crate::decoder::{Decoder, Execution, Model, WeightError, state_bytes};
 use crate::described::described;
 use crate::device::{Device, DeviceError};
 use crate::families::FamilyError;
 use crate::replica::JoinError;
 use crate::schedule::{Scheduler, SchedulerLimits};
+use crate::state::{block_store, snapshot_bytes_per_block};
 use crate::text::{TextCodec, TextError};
 use crate::trace::Trace;
 
@@ -91,6 +92,17 @@ pub enum LoadError {
         path: PathBuf,
         /// Where they differ.
         reason: String,
+    },
+    /// What cannot be had of a model whose layers keep states.
+    #[error(
+        "{path}: {option} cannot be had, for layers that keep states of sequences cannot take them back where a guess is \
+         wrong; leave it out", path = path.display()
+    )]
+    Stateful {
+        /// The directory or file of the model with states.
+        path: PathBuf,
+        /// What was asked for.
+        option: &'static str,
     },
     /// The ranks of a replica do not find together.
     #[error(transparent)]
@@ -178,13 +190,15 @@ impl Loaded {
         let vocab_size = u32::try_from(description.vocab_size).unwrap_or(u32::MAX);
         let codec = TextCodec::new(&checkpoint.text_assets()?, vocab_size)?;
         let context_tokens = context(options, description.max_context)?;
+        refuse_guesses(path, &description, options)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
         let model = model.with_kv_dtype(options.kv_dtype);
         let step_tokens = STEP_TOKENS[usize::from(device.has_wide_steps())];
         let draft = options.draft.as_ref();
         let draft = draft.map(|draft| draft::load(draft, &codec, &device, progress)).transpose()?;
         let mut weight_bytes = model.weights.bytes();
-        let mut block_bytes = model.kv_block_bytes();
+        let bytes = [model.state_bytes(), model.kv_block_bytes()];
+        let mut block_bytes = bytes[1] + snapshot_bytes_per_block(bytes);
         if let Some((draft, _)) = &draft {
             weight_bytes += draft.weights.bytes();
             block_bytes += draft.kv_block_bytes();
@@ -193,7 +207,8 @@ impl Loaded {
         let max_sequences = options.max_sequences.unwrap_or(DEFAULT_MAX_SEQUENCES[wide]) as usize;
         let wanted = max_sequences * blocks_for(context_tokens as usize);
         let most = options.kv_tokens.map_or(wanted, |tokens| tokens as usize / BLOCK_TOKENS);
-        let blocks = kv_blocks(block_bytes, memory, weight_bytes, wanted.min(most));
+        let running = max_sequences as u64 * bytes[0];
+        let blocks = kv_blocks(block_bytes, memory, weight_bytes + running, wanted.min(most));
         let drafter = draft.map(|(draft, limits)| Drafter::new(draft, blocks, limits(step_tokens)));
         // A request alone has to fit, whatever the model was trained for.
         let context_tokens = context_tokens.min(u32::try_from(blocks * BLOCK_TOKENS).unwrap_or(u32::MAX));
@@ -212,7 +227,9 @@ impl Loaded {
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
         let (commands, receiver) = mpsc::channel();
         let state = Arc::new(SharedState::new(self.context_tokens, self.weight_bytes, self.blocks));
-        let scheduler = Scheduler::new(self.limits, BlockStore::new(self.blocks));
+        let bytes = [self.model.state_bytes(), self.model.kv_block_bytes()];
+        let store = block_store(self.blocks, self.limits.max_sequences, bytes);
+        let scheduler = Scheduler::new(self.limits, store);
         let codec = Arc::new(self.codec);
         let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
         let executor = Box::new(Local::new(self.model, self.blocks));
@@ -227,6 +244,20 @@ pub(super) fn trace_rows(trace: &Arc<Trace>, path: &Path) -> TraceRows {
     let model = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let row = |of: &str| trace.track(&format!("{model}: {of}"));
     TraceRows { trace: Arc::clone(trace), steps: row("steps"), delivery: row("delivery") }
+}
+
+/// Refuses what guesses ahead where the model in `path` could not take a wrong guess back.
+pub(super) fn refuse_guesses(
+    path: &Path,
+    description: &Decoder,
+    options: &LoadOptions,
+) -> Result<(), LoadError> {
+    let asked = [
+        ("a draft model", options.draft.is_some()),
+        ("guessing ahead from the text", options.lookup_tokens > 0),
+    ];
+    let asked = asked.into_iter().find(|(_, asked)| *asked && state_bytes(description, 1) > 0);
+    asked.map_or(Ok(()), |(option, _)| Err(LoadError::Stateful { path: path.to_owned(), option }))
 }
 
 pub(super) fn context(options: &LoadOptions, limit: usize) -> Result<u32, LoadError> {

@@ -23,7 +23,7 @@ fn refusal(config: &Value) -> String {
 }
 
 fn attention(decoder: &Decoder, layer: usize) -> &Attention {
-    let Mixer::Attention(attention) = &decoder.layers[layer].mixer;
+    let Mixer::Attention(attention) = &decoder.layers[layer].mixer else { panic!("it is attention") };
     attention
 }
 
@@ -229,3 +229,47 @@ const LLAMA3: &[f32] =
     &[1.0, 0.09583998, 0.0125, 0.0039528473, 0.00125, 0.00039528473, 0.000125, 3.9528473e-05];
 const YARN: &[f32] = &[1.0, 0.2569351, 0.0625, 0.013834966, 0.0025, 0.00079056947, 0.00025, 7.905694e-05];
 const YARN_MAGNITUDE: f32 = 1.138_629_4;
+
+fn lfm2(changes: Value) -> Value {
+    let mut config = json!({
+        "model_type": "lfm2", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 32,
+        "num_key_value_heads": 2, "norm_eps": 1e-5, "conv_L_cache": 3, "conv_bias": false, "block_ff_dim": 192,
+        "block_multiple_of": 32, "layer_types": ["conv", "full_attention", "conv"],
+    });
+    for (key, value) in changes.as_object().expect("an object") {
+        config[key] = value.clone();
+    }
+    config
+}
+
+#[test]
+fn lfm2_alternates_convolutions_and_attention_under_names_of_its_own() {
+    let decoder = families::describe(&lfm2(json!({}))).expect("the configuration is accepted");
+    let convolutions = [0, 1, 2].map(|layer| decoder.layers[layer].mixer.short_conv().is_some());
+    assert_eq!(convolutions, [true, false, true]);
+    let conv = decoder.layers[0].mixer.short_conv().expect("it is a convolution");
+    assert_eq!((conv.channels, conv.taps, conv.kernel.as_str()), (64, 3, "model.layers.0.conv.conv"));
+    let attention = attention(&decoder, 1);
+    assert_eq!(attention.output.name, "model.layers.1.self_attn.out_proj");
+    assert!(attention.query_norm.is_some() && attention.key_norm.is_some());
+    let FeedForward::Gated { gate, .. } = &decoder.layers[0].feed_forward;
+    // Two thirds of 192.
+    assert_eq!((gate.name.as_str(), gate.outputs), ("model.layers.0.feed_forward.w1", 128));
+}
+
+#[test]
+fn what_an_lfm2_configuration_asks_for_and_is_not_there_is_refused_by_name() {
+    for (changes, named) in [
+        (json!({"conv_dim": 32}), "conv_dim \"32\""),
+        (json!({"block_dim": 128}), "block_dim \"128\""),
+        (json!({"tie_word_embeddings": false}), "tie_word_embeddings \"false\""),
+        (json!({"conv_L_cache": 1}), "conv_L_cache 1"),
+        (json!({"layer_types": ["conv", "mamba", "conv"]}), "layer_types \"mamba\""),
+        (json!({"layer_types": ["conv"]}), "layer_types"),
+        (json!({"full_attn_idxs": [3]}), "full_attn_idxs [3]"),
+        (json!({"num_attention_heads": 5}), "num_attention_heads 5"),
+    ] {
+        let said = refusal(&lfm2(changes.clone()));
+        assert!(said.contains(named), "{changes}: {said}");
+    }
+}

@@ -26,10 +26,24 @@ pub(crate) fn smollm2_path() -> PathBuf {
 
 /// A model of two layers, 288 tokens and a context of 256 on the CPU, for tests of many steps.
 pub(crate) fn tiny(options: LoadOptions) -> Box<dyn Engine> {
+    on_cpu(case("llama-tied"), options)
+}
+
+/// The same with four layers, of which three are short convolutions.
+pub(crate) fn lfm2(options: LoadOptions) -> Box<dyn Engine> {
+    on_cpu(lfm2_path(), options)
+}
+
+pub(crate) fn lfm2_path() -> PathBuf {
+    case("lfm2")
+}
+
+/// A model that the parity generator wrote.
+fn case(name: &str) -> PathBuf {
     let dir = std::env::var_os("MLXCEL_PARITY_DIR")
         .map(PathBuf::from)
         .expect("MLXCEL_PARITY_DIR names what parity/generate.py wrote; `./x test` sets it");
-    on_cpu(dir.join("llama-tied"), options)
+    dir.join(name)
 }
 
 fn on_cpu(path: PathBuf, options: LoadOptions) -> Box<dyn Engine> {

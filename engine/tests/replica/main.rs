@@ -27,6 +27,18 @@ fn answers_are_the_same_however_the_model_is_divided() {
 }
 
 #[test]
+fn answers_of_a_model_with_states_are_the_same_however_it_is_divided() {
+    let dir = std::env::var_os("MLXCEL_PARITY_DIR");
+    let dir = dir.expect("MLXCEL_PARITY_DIR names what parity/generate.py wrote; `./x test` sets it");
+    let model = std::path::Path::new(&dir).join("lfm2");
+    let alone = Replica::of(&model, &[1]).ask("answers");
+    assert!(alone.iter().all(|answer| answer.contains("Finished")), "{alone:?}");
+    for division in [&[2][..], &[1, 1], &[2, 2], &[1, 1, 1]] {
+        assert_eq!(Replica::of(&model, division).ask("answers"), alone, "{division:?}");
+    }
+}
+
+#[test]
 fn a_rank_of_four_holds_little_more_than_a_quarter_of_the_weights() {
     let whole = Replica::start(&[1]).weight_bytes()[0] as f64;
     let shares: Vec<f64> =

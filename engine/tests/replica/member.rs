@@ -18,6 +18,9 @@ use mlxcel_transport::{Address, Domain, Kind, PeerId, Transport};
 /// Set in the process that is a rank: which, and the ranks of each stage.
 pub(super) const ROLE: &str = "MLXCEL_TEST_REPLICA";
 
+/// The files of its model; those of the default model where it is not set.
+pub(super) const MODEL: &str = "MLXCEL_TEST_REPLICA_MODEL";
+
 pub(super) const PROMPTS: [&str; 6] = [
     "The three largest cities of Italy are",
     "Once upon a time",
@@ -57,8 +60,8 @@ fn is_a_rank() {
     }
 }
 
-fn path() -> PathBuf {
-    let path = std::env::var_os("MLXCEL_TEST_SMOLLM2");
+pub(super) fn path() -> PathBuf {
+    let path = std::env::var_os(MODEL).or_else(|| std::env::var_os("MLXCEL_TEST_SMOLLM2"));
     path.map(PathBuf::from)
         .expect("MLXCEL_TEST_SMOLLM2 names the default model's GGUF file; `./x test` sets it")
 }

@@ -1,9 +1,10 @@
 //! A replica whose ranks are processes: this test binary, started again.
 
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use super::member::ROLE;
+use super::member::{self, MODEL, ROLE};
 
 /// Its ranks.
 pub(super) struct Replica {
@@ -16,7 +17,12 @@ pub(super) struct Replica {
 impl Replica {
     /// Starts a replica of stages of so many ranks, and waits until all have loaded their part.
     pub(super) fn start(stages: &[usize]) -> Self {
-        let mut replica = Self::spawn(stages);
+        Self::of(&member::path(), stages)
+    }
+
+    /// The same of the model in `model`.
+    pub(super) fn of(model: &Path, stages: &[usize]) -> Self {
+        let mut replica = Self::spawn(model, stages);
         replica.weight_bytes = (0..replica.children.len())
             .map(|rank| {
                 let line = replica.line(rank, "ready ").expect("it loads its part");
@@ -26,13 +32,13 @@ impl Replica {
         replica
     }
 
-    fn spawn(stages: &[usize]) -> Self {
+    fn spawn(model: &Path, stages: &[usize]) -> Self {
         let count: usize = stages.iter().sum();
         let division: Vec<String> = stages.iter().map(usize::to_string).collect();
         let start = |rank: usize| {
             let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
             command.args(["--exact", "member::is_a_rank", "--ignored", "--nocapture"]);
-            command.env(ROLE, format!("{rank} {}", division.join(",")));
+            command.env(ROLE, format!("{rank} {}", division.join(","))).env(MODEL, model);
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts again")
         };
         let mut children: Vec<Child> = (0..count).map(start).collect();

@@ -1,7 +1,7 @@
 //! Random steps against a model that remembers, for every token of every block, the whole history it belongs to.
 //!
 //! A block used twice, a prefix that is not the one asked for, or a lost copy shows as a table whose blocks do not
-//! hold its own history.
+//! hold its own history; a slot used twice, or a prefix without its snapshot, as a state that has seen another.
 
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -16,6 +16,8 @@ struct Held {
     tokens: Vec<u32>,
     /// For each token, a hash of it and all before it: what its place in the pool must hold.
     history: Vec<u64>,
+    /// Tokens that its state has seen.
+    seen: usize,
 }
 
 struct Model {
@@ -24,7 +26,10 @@ struct Model {
     held: Vec<Held>,
     /// What each token's place in each block holds.
     memory: Vec<[u64; BLOCK_TOKENS]>,
-    /// Prefixes published, and how many blocks had been evicted then.
+    /// What each slot holds: the history of the last token it has seen.
+    states: Vec<u64>,
+    stateful: bool,
+    /// Prefixes that can be attached to, and how much had been evicted when they were published.
     published: Vec<(Vec<u32>, u64)>,
     /// Prefixes may share a hash: they are not always found, but never confused.
     collides: bool,
@@ -33,11 +38,17 @@ struct Model {
 const MOST_SEQUENCES: usize = 8;
 
 impl Model {
-    fn new(seed: u64, blocks: usize, collides: bool) -> Self {
+    fn new(seed: u64, blocks: usize, collides: bool, states: Option<StateLimits>) -> Self {
         let hash: ChainHash =
             if collides { |parent, tokens| chain_hash(parent, tokens) % 8 } else { chain_hash };
+        let store = BlockStore::with_hash(blocks, hash);
         Self {
-            store: BlockStore::with_hash(blocks, hash),
+            store: match states {
+                Some(limits) => store.with_states(limits),
+                None => store,
+            },
+            states: vec![u64::MAX; states.map_or(0, |limits| limits.slots)],
+            stateful: states.is_some(),
             random: ChaCha8Rng::seed_from_u64(seed),
             held: Vec::new(),
             memory: vec![[0; BLOCK_TOKENS]; blocks],
@@ -81,7 +92,13 @@ impl Model {
         assert!(table.tokens() < tokens.len(), "a token is left to compute");
         tokens.truncate(table.tokens());
         let history = history(&[], &tokens);
-        self.held.push(Held { table, tokens, history });
+        let seen = tokens.len();
+        let mut held = Held { table, tokens, history, seen };
+        held.check_attached(&self.states, self.stateful);
+        match self.store.claim_state(&mut held.table) {
+            Ok(()) => self.held.push(held),
+            Err(_) => self.store.release(held.table),
+        }
     }
 
     fn pick(&mut self) -> Option<usize> {
@@ -113,14 +130,45 @@ impl Model {
                 held.write(&new, &mut self.memory);
             }
         }
+        // Room is made for some tokens before they are computed.
+        if self.random.random_bool(0.9) {
+            self.advance(at);
+        }
+    }
+
+    fn advance(&mut self, at: usize) {
+        let held = &mut self.held[at];
+        let count = held.tokens.len() - held.seen;
+        if count == 0 {
+            return;
+        }
+        // Only what was truncated has lost the slot that it claimed.
+        let Ok(state) = self.store.advance(&mut held.table, count) else {
+            return assert_eq!(held.seen, 0);
+        };
+        assert_eq!(state.is_some(), self.stateful);
+        let Some(SpanState { from, to, snapshots }) = state else { return };
+        let before = from.map(|slot| self.states[slot.0 as usize]);
+        assert_eq!(
+            before,
+            held.seen.checked_sub(1).map(|last| held.history[last]),
+            "it goes on from its own state"
+        );
+        self.states[to.0 as usize] = held.history[held.tokens.len() - 1];
+        for Snapshot { tokens, slot } in snapshots {
+            assert!(held.seen < tokens && tokens <= held.tokens.len() && tokens % BLOCK_TOKENS == 0);
+            self.states[slot.0 as usize] = held.history[tokens - 1];
+        }
+        held.seen = held.tokens.len();
     }
 
     fn fork(&mut self) {
         let Some(at) = self.pick() else { return };
         if self.held.len() < MOST_SEQUENCES {
-            let Held { table, tokens, history } = &self.held[at];
-            let table = self.store.fork(table);
-            self.held.push(Held { table, tokens: tokens.clone(), history: history.clone() });
+            let Held { table, tokens, history, seen } = &mut self.held[at];
+            let Ok(table) = self.store.fork(table) else { return };
+            let (tokens, history, seen) = (tokens.clone(), history.clone(), *seen);
+            self.held.push(Held { table, tokens, history, seen });
         }
     }
 
@@ -129,17 +177,31 @@ impl Model {
         let keep = self.random.random_range(0..=self.held[at].tokens.len());
         let held = &mut self.held[at];
         self.store.truncate(&mut held.table, keep);
+        let keep = held.table.tokens();
         held.tokens.truncate(keep);
         held.history.truncate(keep);
+        held.seen = held.seen.min(keep);
     }
 
     fn publish(&mut self) {
         let Some(at) = self.pick() else { return };
-        let known = self.random.random_range(0..=self.held[at].tokens.len());
-        let tokens = self.held[at].tokens[..known].to_vec();
-        self.store.publish(&self.held[at].table, &tokens);
-        self.published.push((tokens, self.store.evicted()));
+        let held = &mut self.held[at];
+        // Where there are states, what they have not seen has not been computed.
+        let computed = if self.stateful { held.seen } else { held.tokens.len() };
+        let known = self.random.random_range(0..=computed);
+        let mut tokens = held.tokens[..known].to_vec();
+        let kept = held.table.state.snapshots.iter().map(|snapshot| snapshot.tokens);
+        let attachable = kept.filter(|kept| *kept <= known).max().unwrap_or(0);
+        self.store.publish(&mut held.table, &tokens);
+        if self.stateful {
+            tokens.truncate(attachable);
+        }
+        self.published.push((tokens, self.evicted()));
         self.expect_cached(self.published.len() - 1);
+    }
+
+    fn evicted(&self) -> u64 {
+        self.store.evicted() + self.store.snapshots_evicted()
     }
 
     fn release(&mut self) {
@@ -150,7 +212,7 @@ impl Model {
 
     /// A prefix published since the last eviction is still there.
     fn recall(&mut self) {
-        let evicted = self.store.evicted();
+        let evicted = self.evicted();
         self.published.retain(|(_, then)| *then == evicted);
         if !self.published.is_empty() {
             let at = self.random.random_range(0..self.published.len());
@@ -164,8 +226,10 @@ impl Model {
         assert!(self.collides || table.tokens() == tokens.len() / BLOCK_TOKENS * BLOCK_TOKENS, "prefix lost");
         let found = tokens[..table.tokens()].to_vec();
         let history = history(&[], &found);
-        let held = Held { table, tokens: found, history };
+        let seen = found.len();
+        let held = Held { table, tokens: found, history, seen };
         held.verify(&self.memory);
+        held.check_attached(&self.states, self.stateful);
         self.store.release(held.table);
     }
 
@@ -176,6 +240,10 @@ impl Model {
             self.store.release(held.table);
         }
         assert_eq!(self.store.available(), blocks);
+        if let Some(states) = &self.store.states {
+            let (available, all) = states.counts();
+            assert_eq!(available, all);
+        }
         let mut all = self.store.attach(&[]);
         self.store.grow(&mut all, blocks * BLOCK_TOKENS).expect("all are available");
         self.store.check([&all].into_iter());
@@ -192,6 +260,12 @@ impl Held {
             let block = self.table.blocks()[at / BLOCK_TOKENS];
             memory[block.0 as usize][at % BLOCK_TOKENS] = self.history[at];
         }
+    }
+
+    /// A prefix is found only with the state at its end.
+    fn check_attached(&self, states: &[u64], stateful: bool) {
+        let state = self.table.state.current.map(|slot| states[slot.0 as usize]);
+        assert_eq!(state, self.history.last().copied().filter(|_| stateful), "a prefix without its snapshot");
     }
 
     fn verify(&self, memory: &[[u64; BLOCK_TOKENS]]) {
@@ -216,13 +290,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
 
     #[test]
-    fn no_block_leaks_is_used_twice_or_loses_a_prefix(
+    fn no_block_or_state_leaks_is_used_twice_or_loses_a_prefix(
         seed: u64,
         blocks in 1usize..32,
         collides in prop::bool::weighted(0.2),
+        states in prop::option::of((2usize..24, 1usize..4)),
         steps in 1usize..40_000,
     ) {
-        let mut model = Model::new(seed, blocks, collides);
+        let states = states.map(|(slots, interval)| StateLimits { slots, interval });
+        let mut model = Model::new(seed, blocks, collides, states);
         (0..steps).for_each(|_| model.step());
         model.end();
     }

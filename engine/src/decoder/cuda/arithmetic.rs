@@ -12,7 +12,9 @@ use super::{TiledMatrix, pointwise};
 use crate::decoder::arithmetic::{self, Arithmetic, length};
 use crate::decoder::graph::GraphArithmetic;
 use crate::decoder::residual::Residual;
-use crate::decoder::weights::{LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
+use crate::decoder::weights::{
+    AttentionWeights, LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights,
+};
 use crate::decoder::{Activation, StepInputs};
 
 /// Arithmetic by the CUDA kernels.
@@ -68,26 +70,25 @@ impl Arithmetic for CudaArithmetic {
         &self,
         residual: &mut Residual,
         layer: &LayerWeights,
+        weights: &AttentionWeights,
         step: &StepInputs,
     ) -> Result<[Array; 3]> {
-        let weights = &layer.attention;
         let joined = tiled([&weights.query, &weights.key, &weights.value]);
         match joined.filter(|_| pointwise::can_split(weights, residual.hidden.dtype())) {
             Some(matrices) => {
                 let rows = self.normed(residual, &layer.mixer_norm, &matrices, Epilogue::Plain)?;
                 pointwise::rope_split(&self.kernels, &rows, weights, step)
             }
-            None => arithmetic::attention_inputs(self, residual, layer, step),
+            None => arithmetic::attention_inputs(self, residual, (layer, weights), step),
         }
     }
 
     fn finish_layer(&self, residual: &mut Residual, mixed: &Array, layer: &LayerWeights) -> Result<()> {
-        let shape = &layer.attention.shape;
-        residual.delta = Some(match tiled([&layer.attention.output]) {
+        residual.delta = Some(match tiled([layer.mixer.output()]) {
             Some(matrices) => product::multiply(&self.kernels, mixed, &matrices, Epilogue::Plain)?,
             None => {
-                let mixed = mixed.reshape(&[-1, length(shape.heads * shape.head_dim)])?;
-                self.linear(&mixed, &layer.attention.output)?
+                let mixed = mixed.reshape(&[-1, length(layer.mixer.width())])?;
+                self.linear(&mixed, layer.mixer.output())?
             }
         });
         let Activation::Silu = layer.activation;

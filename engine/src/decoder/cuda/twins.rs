@@ -268,6 +268,7 @@ fn split_and_rotated_heads_are_mlx_s() {
                 start: 4090,
                 samples: 1,
                 blocks: std::sync::Arc::default(),
+                state: None,
             }],
             copies: Vec::new(),
         };

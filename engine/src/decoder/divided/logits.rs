@@ -4,12 +4,11 @@ use mlxcel_mlx_bridge::{Array, Dtype};
 
 use super::member::{self, Member};
 use super::{Division, Execution};
-use crate::blocks::BlockStore;
 use crate::decoder::model::{Model, StepOutput};
-use crate::decoder::parity::{BLOCKS, Case, Prompt, RaggedStep, cases, described, ragged_steps};
+use crate::decoder::parity::{BLOCKS, Case, Prompt, RaggedStep, cases, described, ragged_steps, store};
 use crate::decoder::{Part, length};
-use crate::kv::KvCache;
 use crate::schedule::{Span, StepPlan};
+use crate::state::MixerCache;
 
 fn check(division: Division) {
     let names: Vec<String> = cases().into_iter().map(|case| case.name).collect();
@@ -56,9 +55,9 @@ impl Member {
         let model = model.insert(loaded.map_err(|error| error.to_string())?);
         let mut cache = model.cache(BLOCKS);
         let mut seen = Vec::new();
-        for RaggedStep { spans, ends } in ragged_steps(&case.prompts, &mut BlockStore::new(BLOCKS)) {
+        for RaggedStep { spans, ends } in ragged_steps(&case.prompts, &mut store()) {
             let (output, values) =
-                self.step(number, model, spans, cache.as_mut()).map_err(|error| error.to_string())?;
+                self.step(number, model, spans, &mut cache).map_err(|error| error.to_string())?;
             match output {
                 StepOutput::Logits(_) => {
                     let rows = values.chunks(model.description.vocab_size);
@@ -75,7 +74,7 @@ impl Member {
         number: u32,
         model: &Model,
         spans: Vec<Span>,
-        cache: &mut dyn KvCache,
+        cache: &mut MixerCache,
     ) -> mlxcel_mlx_bridge::Result<(StepOutput, Vec<f32>)> {
         let tokens: usize = spans.iter().map(|span| span.tokens.len()).sum();
         let plan = StepPlan { spans, copies: Vec::new() };

@@ -13,16 +13,16 @@ use super::{Outcome, text};
 use crate::decoder::arithmetic::length;
 use crate::decoder::description::Activation;
 use crate::decoder::inputs::StepInputs;
-use crate::decoder::weights::{LayerWeights, NormWeights};
+use crate::decoder::weights::{AttentionWeights, LayerWeights, NormWeights, ShortConvWeights};
 use crate::ranks::SumWithin;
 
 /// Norm, three projections, the norms of heads and rotation: `[tokens, width]` to queries, keys and values.
 pub(super) fn attention_inputs(
     hidden: &Array,
-    layer: &LayerWeights,
+    (layer, weights): (&LayerWeights, &AttentionWeights),
     step: &StepInputs,
 ) -> Result<[Array; 3]> {
-    let (weights, shape) = (&layer.attention, &layer.attention.shape);
+    let shape = &weights.shape;
     let linears = [&weights.query, &weights.key, &weights.value];
     let views = linears.map(LinearView::of);
     let norm_of_heads = [&weights.query_norm, &weights.key_norm].map(Option::as_ref);
@@ -60,6 +60,35 @@ pub(super) fn attention_inputs(
     <[Array; 3]>::try_from(outputs).map_err(|_| super::miscounted("attention_inputs", count))
 }
 
+/// Norm and three projections: `[tokens, width]` to the gates and values of a short convolution.
+pub(super) fn short_conv_inputs(
+    hidden: &Array,
+    layer: &LayerWeights,
+    weights: &ShortConvWeights,
+) -> Result<[Array; 3]> {
+    let linears = [&weights.input_gate, &weights.output_gate, &weights.value];
+    let views = linears.map(LinearView::of);
+    let mut inputs = vec![hidden, &layer.mixer_norm.weight];
+    inputs.extend(linears.into_iter().flat_map(|linear| linear.arrays()));
+    let (epsilon, rows) = (layer.mixer_norm.epsilon, hidden.dim(0)?);
+    let shape = [rows, length(weights.shape.channels)];
+    let outputs = [(&shape[..], Dtype::Float32); 3];
+    let kernel = move |inputs: &[HostInput<'_>], outputs: &mut [HostOutput<'_>]| {
+        let mut inputs = inputs.iter();
+        let (hidden, norm) = (floats_of(&mut inputs)?, floats_of(&mut inputs)?);
+        let (rows, mut normed) = (rows as usize, Scratch::new(hidden.len()));
+        kernels::rms_norm(hidden, rows, norm, epsilon, &mut normed).map_err(text)?;
+        let mut projections = Vec::with_capacity(3);
+        for (view, output) in views.iter().zip(outputs) {
+            projections.push(view.read(&mut inputs)?.to(output.as_f32_mut()?));
+        }
+        kernels::linears(&normed, rows, norm.len(), &mut projections).map_err(text)
+    };
+    let outputs = host_op("short_conv_inputs", &inputs, &outputs, kernel)?;
+    let count = outputs.len();
+    <[Array; 3]>::try_from(outputs).map_err(|_| super::miscounted("short_conv_inputs", count))
+}
+
 /// Normalises heads, `[rows, head_dim]`, where they lie.
 fn norm_heads(heads: &mut [f32], rows: usize, norm: &[f32], epsilon: f32) -> Outcome {
     let mut plain = Scratch::new(heads.len());
@@ -67,7 +96,7 @@ fn norm_heads(heads: &mut [f32], rows: usize, norm: &[f32], epsilon: f32) -> Out
     kernels::rms_norm(&plain, rows, norm, epsilon, heads).map_err(text)
 }
 
-/// The output projection of attention and the feed-forward block, with both residual additions:
+/// The output projection of the mixer and the feed-forward block, with both residual additions:
 /// the hidden state `[tokens, width]` after the layer. What is added is summed over ranks first, where there are several.
 pub(super) fn finish_layer(
     hidden: &Array,
@@ -76,7 +105,7 @@ pub(super) fn finish_layer(
     sum: Option<SumWithin>,
 ) -> Result<Array> {
     let Activation::Silu = layer.activation;
-    let linears = [&layer.attention.output, &layer.gate, &layer.up, &layer.down];
+    let linears = [layer.mixer.output(), &layer.gate, &layer.up, &layer.down];
     let views = linears.map(LinearView::of);
     let mut inputs = vec![hidden, mixed, &layer.feed_forward_norm.weight];
     inputs.extend(linears.into_iter().flat_map(|linear| linear.arrays()));

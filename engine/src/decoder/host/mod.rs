@@ -15,7 +15,8 @@ use super::arithmetic::{Arithmetic, length};
 use super::description::Activation;
 use super::inputs::StepInputs;
 use super::residual::Residual;
-use super::weights::{LayerWeights, LinearWeights, MatrixWeights, NormWeights, RopeWeights};
+use super::weights::{AttentionWeights, LayerWeights, LinearWeights, MatrixWeights, NormWeights};
+use super::weights::{RopeWeights, ShortConvWeights};
 use crate::ranks::SumWithin;
 use operands::{LinearView, MatrixView, floats_of, operands, rotation};
 
@@ -86,9 +87,19 @@ impl Arithmetic for HostArithmetic {
         &self,
         residual: &mut Residual,
         layer: &LayerWeights,
+        weights: &AttentionWeights,
         step: &StepInputs,
     ) -> Result<[Array; 3]> {
-        blocks::attention_inputs(&residual.added()?, layer, step)
+        blocks::attention_inputs(&residual.added()?, (layer, weights), step)
+    }
+
+    fn short_conv_inputs(
+        &self,
+        residual: &mut Residual,
+        layer: &LayerWeights,
+        weights: &ShortConvWeights,
+    ) -> Result<[Array; 3]> {
+        blocks::short_conv_inputs(&residual.added()?, layer, weights)
     }
 
     fn finish_layer(&self, residual: &mut Residual, mixed: &Array, layer: &LayerWeights) -> Result<()> {

@@ -1,11 +1,12 @@
 //! A device of numbers: keys and values are hashes of all tokens before them.
 //!
 //! Runs plans in order and remembers what each place of each block holds, so that a block used twice, a copy left
-//! out or a prefix that is not the sequence's own is found by the first step that reads it.
+//! out or a prefix that is not the sequence's own is found by the first step that reads it. So it is with states, whose
+//! slots hold the history of the last token they have seen.
 
 use std::collections::BTreeMap;
 
-use crate::blocks::{BLOCK_TOKENS, BlockId};
+use crate::blocks::{BLOCK_TOKENS, BlockId, StateSlot};
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
 
 /// The history of a token: it and all before it.
@@ -20,13 +21,14 @@ pub(super) fn sample(history: u64) -> u32 {
 
 pub(super) struct Device {
     memory: Vec<[u64; BLOCK_TOKENS]>,
+    states: BTreeMap<StateSlot, u64>,
     /// What the last step sampled.
     last: BTreeMap<SequenceId, u32>,
 }
 
 impl Device {
     pub(super) fn new(blocks: usize) -> Self {
-        Self { memory: vec![[0; BLOCK_TOKENS]; blocks], last: BTreeMap::new() }
+        Self { memory: vec![[0; BLOCK_TOKENS]; blocks], states: BTreeMap::new(), last: BTreeMap::new() }
     }
 
     /// Runs a step; the token sampled for each span that wants one.
@@ -35,9 +37,16 @@ impl Device {
             let from = self.memory[copy.from.0 as usize];
             self.memory[copy.to.0 as usize][..copy.tokens].copy_from_slice(&from[..copy.tokens]);
         }
+        // States may be read all at once or span by span.
+        let read = |span: &Span, states: &BTreeMap<StateSlot, u64>| {
+            span.state.as_ref().and_then(|state| state.from).map(|slot| states[&slot])
+        };
+        let at_once: Vec<Option<u64>> = plan.spans.iter().map(|span| read(span, &self.states)).collect();
         let mut sampled = BTreeMap::new();
-        for span in &plan.spans {
+        for (span, at_once) in plan.spans.iter().zip(at_once) {
+            assert_eq!(read(span, &self.states), at_once, "a state is written before it is read");
             let history = self.compute(span);
+            self.leave_states(span, at_once);
             if span.samples > 0 {
                 sampled.insert(span.sequence, sample(history));
             }
@@ -51,6 +60,10 @@ impl Device {
         for span in &plan.spans {
             for at in span.start..span.start + span.tokens.len() {
                 *self.place(&span.blocks, at) = u64::MAX;
+            }
+            if let Some(state) = &span.state {
+                let kept = state.snapshots.iter().map(|snapshot| snapshot.slot);
+                self.states.extend(kept.chain([state.to]).map(|slot| (slot, u64::MAX)));
             }
         }
         let sampled = plan.spans.iter().filter(|span| span.samples > 0).map(|span| (span.sequence, 0));
@@ -72,6 +85,20 @@ impl Device {
             *self.place(&span.blocks, at) = before;
         }
         before
+    }
+
+    /// Writes the states of a span that has been computed, after one that it found.
+    fn leave_states(&mut self, span: &Span, found: Option<u64>) {
+        let Some(state) = &span.state else { return };
+        let history = |device: &mut Self, tokens: usize| *device.place(&span.blocks, tokens - 1);
+        let before = (span.start > 0).then(|| history(self, span.start));
+        assert_eq!(found, before, "{:?} goes on from the state of another", span.sequence);
+        for snapshot in &state.snapshots {
+            let kept = history(self, snapshot.tokens);
+            self.states.insert(snapshot.slot, kept);
+        }
+        let last = history(self, span.start + span.tokens.len());
+        self.states.insert(state.to, last);
     }
 
     fn place(&mut self, blocks: &[BlockId], at: usize) -> &mut u64 {

@@ -7,12 +7,14 @@ use rand_chacha::ChaCha8Rng;
 
 use super::world::{End, Script, World};
 use super::*;
+use crate::blocks::StateLimits;
 
 /// What a workload is drawn from.
 struct Workload {
     random: ChaCha8Rng,
     limits: SchedulerLimits,
     blocks: usize,
+    states: Option<StateLimits>,
     /// Prompts often begin with one of these.
     prefixes: Vec<Vec<u32>>,
     by_host: bool,
@@ -33,7 +35,10 @@ impl Workload {
             (0..3).map(|_| (0..random.random_range(1..90)).map(|_| random.random_range(0..50)).collect());
         let prefixes = prefixes.collect();
         let by_host = random.random_bool(0.3);
-        Self { random, limits, blocks, prefixes, by_host }
+        let states = random
+            .random_bool(0.5)
+            .then(|| StateLimits { slots: random.random_range(2..24), interval: random.random_range(1..3) });
+        Self { random, limits, blocks, states, prefixes, by_host }
     }
 
     fn script(&mut self) -> Script {
@@ -60,7 +65,7 @@ impl Workload {
 /// Runs `requests` requests to their ends.
 fn run(seed: u64, requests: usize) -> World {
     let mut workload = Workload::new(seed);
-    let mut world = World::new(workload.limits, workload.blocks);
+    let mut world = World::new(workload.limits, workload.blocks, workload.states);
     let mut left = requests;
     while left > 0 {
         // Bursts, with pauses in which the queue may run dry.
@@ -109,4 +114,6 @@ fn thousands_of_requests_meet_preemption_sharing_expiry_cancellation_and_failure
     assert!(shared > 10_000, "{shared}");
     let evicted: u64 = worlds.iter().map(|world| world.scheduler.store().evicted()).sum();
     assert!(evicted > 100, "{evicted}");
+    let forgotten: u64 = worlds.iter().map(|world| world.scheduler.store().snapshots_evicted()).sum();
+    assert!(forgotten > 100, "{forgotten}");
 }

@@ -25,7 +25,7 @@ fn world(max_sequences: usize, blocks: usize) -> World {
         stages: 1,
         exact_rows: None,
     };
-    World::new(limits, blocks)
+    World::new(limits, blocks, None)
 }
 
 /// Sees to it that each client has `count` requests waiting or running.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::device::{Device, history, sample};
-use crate::blocks::BlockStore;
+use crate::blocks::{BlockStore, StateLimits};
 
 /// What a request will do.
 #[derive(Debug, Clone)]
@@ -70,9 +70,14 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(limits: SchedulerLimits, blocks: usize) -> Self {
+    pub(super) fn new(limits: SchedulerLimits, blocks: usize, states: Option<StateLimits>) -> Self {
+        let store = BlockStore::new(blocks);
+        let store = match states {
+            Some(limits) => store.with_states(limits),
+            None => store,
+        };
         Self {
-            scheduler: Scheduler::new(limits, BlockStore::new(blocks)),
+            scheduler: Scheduler::new(limits, store),
             device: Device::new(blocks),
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -241,6 +246,8 @@ impl World {
                 "what is read is not written"
             );
         }
+        let stateful = self.scheduler.store().has_states();
+        assert!(plan.spans.iter().all(|span| span.state.is_some() == stateful));
         self.check_contents(plan, self.launched.front().filter(|step| step.broken));
         self.scheduler.check();
     }
