@@ -10,7 +10,7 @@ use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
 use super::cuda::{CudaArithmetic, Kernels, attention};
-use super::description::{Decoder, Linear, Mixer};
+use super::description::{Decoder, Linear, Mixer, Norm};
 use super::graph::GraphArithmetic;
 use super::host::HostArithmetic;
 use super::model::Model;
@@ -145,7 +145,8 @@ pub(crate) fn kv_bytes_per_token(decoder: &Decoder, dtype: Option<KvDtype>, valu
     per_layer.sum::<usize>() as u64
 }
 
-/// The dtype the model was stored in: that of its embedding, or of the embedding's scales.
+/// The dtype the model was stored in: that of its embedding, of the embedding's scales, or of a norm where those are
+/// codes of powers.
 fn activation_dtype(description: &Decoder, checkpoint: &Checkpoint) -> Dtype {
     let tables = description.embedding.iter().chain(description.output.iter().map(|output| &output.head));
     // A stage in the middle has neither: its first projection was stored as they were.
@@ -154,8 +155,13 @@ fn activation_dtype(description: &Decoder, checkpoint: &Checkpoint) -> Dtype {
         &attention.query
     });
     let Some(Linear { name, .. }) = tables.chain(projections).next() else { return Dtype::Float32 };
-    let stored = ["scales", "weight"].iter().find_map(|part| checkpoint.info(&format!("{name}.{part}")));
-    match stored.map(|info| info.dtype) {
+    let norms = description.layers.iter().map(|layer| {
+        let Norm::Rms { name, .. } = &layer.mixer_norm;
+        format!("{name}.weight")
+    });
+    let names = ["scales", "weight"].map(|part| format!("{name}.{part}")).into_iter().chain(norms);
+    let mut dtypes = names.filter_map(|name| checkpoint.info(&name)).map(|info| info.dtype);
+    match dtypes.find(|dtype| dtype.is_weight_float()) {
         Some(TensorDtype::BF16) => Dtype::Bfloat16,
         Some(TensorDtype::F16) => Dtype::Float16,
         _ => Dtype::Float32,
