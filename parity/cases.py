@@ -28,6 +28,7 @@ YARN_TUNED = {
     "mscale": 0.8,
     "mscale_all_dim": 0.4,
 }
+MXFP4 = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
 WINDOWED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
@@ -36,9 +37,9 @@ class Case:
     name: str
     config: dict[str, Any]
     dtype: str = "float32"
-    # Defaults for `quantization` in config.json, and choices for modules whose path ends so
+    # Defaults for `quantization` in config.json, affine unless `mode` says otherwise, and choices for modules whose path ends so
     # (False leaves the module in its float type).
-    quantize: Optional[dict[str, int]] = None
+    quantize: Optional[dict[str, Any]] = None
     overrides: dict[str, Any] = field(default_factory=dict)
     shards: int = 1
     without: Optional[dict[str, Any]] = None
@@ -249,5 +250,32 @@ CASES = [
         "float16",
         quantize={"bits": 8, "group_size": 64},
         overrides={"mlp.gate_proj": {"bits": 4, "group_size": 32}},
+    ),
+    # 4-bit floats with powers of two.
+    Case("llama-mxfp4", wide("llama"), quantize=MXFP4),
+    Case("llama-mxfp4-tied-bf16", wide("llama", tie_word_embeddings=True), "bfloat16", quantize=MXFP4),
+    Case(
+        "llama-mxfp4-biases",
+        wide("llama", attention_bias=True, mlp_bias=True),
+        quantize=MXFP4,
+        shards=2,
+    ),
+    Case("qwen2-mxfp4", wide("qwen2", head_dim=None), quantize=MXFP4),
+    Case("qwen3-mxfp4-f16", wide("qwen3"), "float16", quantize=MXFP4),
+    Case(
+        "qwen3-affine-with-mxfp4",
+        wide("qwen3", tie_word_embeddings=True),
+        quantize={"bits": 8, "group_size": 64},
+        overrides={"mlp.gate_proj": MXFP4, "mlp.up_proj": MXFP4, "layers.0.self_attn.o_proj": MXFP4},
+    ),
+    Case(
+        "mistral-mxfp4-with-affine",
+        wide("mistral"),
+        quantize=MXFP4,
+        overrides={
+            "lm_head": {"bits": 8, "group_size": 64, "mode": "affine"},
+            "embed_tokens": {"bits": 6, "group_size": 32, "mode": "affine"},
+            "mlp.down_proj": False,
+        },
     ),
 ]

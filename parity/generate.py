@@ -136,6 +136,7 @@ def generate(case: Case, out: Path) -> dict:
             config,
             case.quantize["group_size"],
             case.quantize["bits"],
+            mode=case.quantize.get("mode", "affine"),
             quant_predicate=choice(case),
         )
     save(dict(tree_flatten(model.parameters())), config, case.shards, out / case.name)

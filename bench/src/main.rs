@@ -63,7 +63,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let options = LoadOptions {
         device: if args.cpu { DeviceChoice::Cpu } else { DeviceChoice::Default },
-        quantize: args.quantize.map(|bits| Quantization { bits, group_size: 64 }),
+        quantize: args.quantize.map(|bits| Quantization::Affine { bits, group_size: 64 }),
         max_sequences: args.sequences.iter().max().copied(),
         trace: args.trace.as_deref().map(Trace::create).transpose()?.map(Arc::new),
         ..LoadOptions::default()

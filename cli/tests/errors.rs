@@ -208,7 +208,7 @@ fn a_gguf_file_with_an_unsupported_type() {
     std::fs::write(model.file("model.gguf"), gguf_of_type(Q2_K)).expect("files can be written");
     let path = model.file("model.gguf").display().to_string();
     let said = failure(mlxcel().args(["generate", "-p", "x", "-m", &path]));
-    assert_snapshot!(said.replace(&path, "[FILE]"), @"error: [FILE] holds tensor token_embd.weight of type Q2_K, which has no lossless MLX layout; supported: Q4_0, Q4_1, Q8_0, F16, BF16, F32");
+    assert_snapshot!(said.replace(&path, "[FILE]"), @"error: [FILE] holds tensor token_embd.weight of type Q2_K, which has no lossless MLX layout; supported: Q4_0, Q4_1, Q8_0, MXFP4, F16, BF16, F32");
 }
 
 #[test]
@@ -278,6 +278,16 @@ fn bits_that_do_not_exist() {
 #[test]
 fn a_group_size_that_does_not_exist() {
     assert_snapshot!(refusal_with(&Tiny::new(), &["--quantize", "4", "--group-size", "48"]), @"error: cannot quantise to 4 bits in groups of 48; bits are 2, 3, 4, 5, 6 or 8, groups 32, 64 or 128");
+}
+
+#[test]
+fn a_quantisation_that_is_neither_bits_nor_a_known_mode() {
+    assert_snapshot!(misuse(&["generate", "--quantize", "nvfp4"]), @"error: invalid value 'nvfp4' for '--quantize <BITS>': it is a number of bits, or mxfp4");
+}
+
+#[test]
+fn a_group_size_that_mxfp4_does_not_have() {
+    assert_snapshot!(refusal_with(&Tiny::new(), &["--quantize", "mxfp4", "--group-size", "64"]), @"error: mxfp4 has groups of 32 weights, got --group-size 64; leave it out");
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn inspection_of_a_model() {
     .vocab_size: integer
     .max_context: integer
     .tensors: integer
+    .matrices[].mode: null
     .matrices[].bits: null
     .matrices[].group_size: null
     .matrices[].modules: integer

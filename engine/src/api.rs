@@ -3,6 +3,7 @@
 //! Promises only. `model::MlxEngine` keeps them with real weights, `toy::ToyEngine` with a
 //! deterministic toy for tests of nodes and routers. Threads and scheduling are the engine's own.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,14 +101,59 @@ pub enum DeviceChoice {
     Gpu(u32),
 }
 
-/// Affine group quantisation: each group of `group_size` weights along the input
-/// dimension is `scale * q + bias` with q of `bits` bits.
+/// How a matrix is quantised: in groups of consecutive weights along the input dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Quantization {
-    /// 2, 3, 4, 5, 6 or 8.
-    pub bits: u32,
-    /// 32, 64 or 128.
-    pub group_size: u32,
+pub enum Quantization {
+    /// Each weight of a group is `scale * q + bias`, with an integer q.
+    Affine {
+        /// Bits of q: 2, 3, 4, 5, 6 or 8.
+        bits: u32,
+        /// Weights of a group: 32, 64 or 128.
+        group_size: u32,
+    },
+    /// 4-bit floats (E2M1) with a power of two (E8M0) for each 32: MXFP4 of the Open Compute Project's "Microscaling
+    /// Formats (MX) Specification", version 1.0.
+    Mxfp4,
+}
+
+impl Quantization {
+    /// What MLX calls the layout's kind.
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::Affine { .. } => "affine",
+            Self::Mxfp4 => "mxfp4",
+        }
+    }
+
+    /// Bits of a weight, without its part of scales and biases.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Affine { bits, .. } => bits,
+            Self::Mxfp4 => 4,
+        }
+    }
+
+    /// Weights that share a scale.
+    pub fn group_size(self) -> u32 {
+        match self {
+            Self::Affine { group_size, .. } => group_size,
+            Self::Mxfp4 => 32,
+        }
+    }
+
+    /// Whether there is such a layout.
+    pub fn exists(self) -> bool {
+        matches!(self.bits(), 2..=6 | 8) && matches!(self.group_size(), 32 | 64 | 128)
+    }
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Affine { bits, group_size } => write!(f, "affine {bits}-bit, groups of {group_size}"),
+            Self::Mxfp4 => f.write_str(self.mode()),
+        }
+    }
 }
 
 /// Work done while loading, for a progress bar.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use half::f16;
 use mlxcel_kernels::{
     Affine, AttentionShape, Floats, KV_BLOCK_TOKENS, KvDtype, KvPool, KvShape, KvSide, KvSpan, Level, Rope,
-    SequenceKv, Weight, attention, linear, pool, quantize, rms_norm, rope, swiglu, with_level,
+    SequenceKv, Weight, attention, linear, pool, quantize, quantize_mxfp4, rms_norm, rope, swiglu,
+    with_level,
 };
 
 fn main() {
@@ -21,10 +22,12 @@ fn main() {
     let filter = words.into_iter().find(|word| !word.eq_ignore_ascii_case(&format!("{level:?}")));
     let wanted = |name: &str| filter.as_deref().is_none_or(|filter| name.contains(filter));
     println!("{level:?}, {} threads", pool().threads());
-    let cases: [(&str, fn()); 6] = [
+    let cases: [(&str, fn()); 8] = [
+        ("memory", memory),
         ("fork", fork_join),
         ("gemv", products_of_few_rows),
         ("gemm", products_of_many_rows),
+        ("mxfp4", products_beside_affine),
         ("attention", attentions),
         ("elementwise", elementwise),
         ("model", model_steps),
@@ -43,8 +46,7 @@ fn time(mut run: impl FnMut()) -> (Duration, Duration) {
         run();
         times.push(once.elapsed());
     }
-    times.sort();
-    (times[times.len() / 2], times[0])
+    middle(times)
 }
 
 fn report(name: &str, amount: f64, unit: &str, (median, fastest): (Duration, Duration)) {
@@ -143,6 +145,72 @@ fn products_of_many_rows() {
             report(&format!("gemm {rows} x [{n} x {k}] {bits} bits g{group}"), operations, "GFLOP/s", took);
         }
     }
+}
+
+/// What all threads read of memory that no cache holds, which no product of one row can beat.
+fn memory() {
+    let words = uncached();
+    report("memory read", 8.0 * words.len() as f64, "GB/s", time(|| read(black_box(&words))));
+}
+
+/// 256 MiB.
+fn uncached() -> Vec<u64> {
+    vec![1; 1 << 25]
+}
+
+fn read(words: &[u64]) {
+    let parts = words.len() / READ_WORDS;
+    pool().parallel_for(parts, |part| {
+        let words = &words[part * READ_WORDS..(part + 1) * READ_WORDS];
+        black_box(words.iter().fold(0, |all, word| all ^ word));
+    });
+}
+
+const READ_WORDS: usize = 1 << 16;
+
+/// The same matrices in mxfp4 and in affine groups of as many values and bits, in turns with plain reading of memory. The
+/// first is larger than caches are.
+fn products_beside_affine() {
+    let words = uncached();
+    for (n, k) in [(16384, 8192), (8192, 2048), (2048, 8192), (1536, 576)] {
+        let affine = Matrix::new(n, k, 4, 32);
+        let values: Vec<f32> = (0..n * k).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 504.0).collect();
+        let floats = quantize_mxfp4(&values, n, k).expect("whole groups");
+        let weight = Weight::Mxfp4(floats.as_mxfp4());
+        let bytes = (floats.packed.len() * 4 + floats.scales.len()) as f64;
+        for rows in [1, 2, 4, 8, 16, 64] {
+            let (x, mut out) = (vec![0.5; rows * k], vec![0.0; rows * n]);
+            let mut other = out.clone();
+            let (mut ours, mut theirs, mut floor) = (Vec::new(), Vec::new(), Vec::new());
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(1) || ours.len() < 5 {
+                floor.push(once(|| read(black_box(&words))));
+                // Twice, as the first of them finds the caches as reading has left them.
+                for _ in 0..2 {
+                    theirs.push(once(|| affine.times(black_box(&x), rows, &mut other)));
+                    let mut run = || linear(black_box(&x), rows, k, &weight, n, None, &mut out);
+                    ours.push(once(|| run().expect("matching sizes")));
+                }
+            }
+            // The first time of each pair is that of the cold cache.
+            let warm = |times: Vec<Duration>| middle(times.into_iter().skip(1).step_by(2).collect());
+            report(&format!("mxfp4 {rows} x [{n} x {k}]"), bytes, "GB/s", warm(ours));
+            report("    affine, 4 bits g32", affine.bytes(), "GB/s", warm(theirs));
+            report("    plain reading", 8.0 * words.len() as f64, "GB/s", middle(floor));
+        }
+    }
+}
+
+fn once(run: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    run();
+    begun.elapsed()
+}
+
+/// Median and fastest.
+fn middle(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort();
+    (times[times.len() / 2], times[0])
 }
 
 fn attentions() {

@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use crate::error::{ShapeError, expect_len};
-use crate::simd::{Element, Kernel, Level, Simd, dispatch};
-use crate::weight::{Affine, Floats, Weight};
+use crate::simd::{Element, Kernel, Level, MAX_LANES, Simd, dispatch};
+use crate::weight::{Affine, Floats, Mxfp4, Weight};
 
 /// Writes rows `rows` of the `[n, k]` matrix `weight` to `out`, `[rows, k]`.
 ///
@@ -53,6 +53,7 @@ impl Kernel for Widen<'_, '_> {
         match self.weight {
             Weight::Dense(values) => widen(s, values, range, self.out),
             Weight::Affine(affine) => affine_values(s, &affine, range, self.out),
+            Weight::Mxfp4(mxfp4) => mxfp4_values(s, &mxfp4, range, self.out),
         }
     }
 }
@@ -74,11 +75,49 @@ impl Kernel for WidenScales<'_, '_> {
             Floats::F16(values) => (values.as_ptr().cast(), 2),
             Floats::Bf16(values) => (values.as_ptr().cast(), 2),
         };
-        // Two ranges ahead: the time it takes to multiply with one is that of a read from memory.
-        for byte in (0..self.range.len() * size).step_by(64) {
-            s.prefetch(start.wrapping_add((self.range.end + self.range.len()) * size + byte));
-        }
+        prefetch_after(s, start, self.range.start * size..self.range.end * size);
         widen(s, self.values, self.range, self.out);
+    }
+}
+
+/// Powers of two `range` of `powers`, divided by what `fp4_pairs` makes of 1; those that follow being wanted next.
+pub(crate) struct WidenPowers<'a, 'o> {
+    pub(crate) powers: &'a [u8],
+    pub(crate) range: Range<usize>,
+    pub(crate) out: &'o mut [f32],
+}
+
+impl Kernel for WidenPowers<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        prefetch_after(s, self.powers.as_ptr(), self.range.clone());
+        let unit = s.splat(1.0 / S::FP4_ONE);
+        let (powers, out) = (&self.powers[self.range], self.out);
+        let full = powers.len() / S::LANES * S::LANES;
+        assert!(out.len() >= powers.len(), "room for the scales");
+        for at in (0..full).step_by(S::LANES) {
+            // SAFETY: `at + LANES` is at most the length of both.
+            unsafe {
+                s.store(out.as_mut_ptr().add(at), s.mul(s.load_powers(powers.as_ptr().add(at)), unit));
+            }
+        }
+        let mut rest = [0; MAX_LANES];
+        rest[..powers.len() - full].copy_from_slice(&powers[full..]);
+        // SAFETY: fewer than `LANES` are left, for which there is room.
+        unsafe {
+            let last = s.mul(s.load_powers(rest.as_ptr()), unit);
+            s.store_first(out.as_mut_ptr().add(full), powers.len() - full, last);
+        }
+    }
+}
+
+/// Asks for what lies two ranges ahead: the time it takes to multiply with one is that of a read from memory.
+#[inline(always)]
+fn prefetch_after<S: Simd>(s: S, start: *const u8, bytes: Range<usize>) {
+    for byte in (0..bytes.len()).step_by(64) {
+        s.prefetch(start.wrapping_add(bytes.end + bytes.len() + byte));
     }
 }
 
@@ -146,6 +185,26 @@ fn groups<S: Simd, const BITS: usize>(s: S, affine: &Affine<'_>, range: Range<us
     }
 }
 
+/// Values `range`, whole groups counted over the whole matrix.
+#[inline(always)]
+fn mxfp4_values<S: Simd>(s: S, mxfp4: &Mxfp4<'_>, range: Range<usize>, out: &mut [f32]) {
+    let bytes: &[u8] = bytemuck::cast_slice(mxfp4.packed);
+    let bytes = &bytes[range.start / 2..range.end / 2];
+    let scales = &mxfp4.scales[range.start / BLOCK..range.end / BLOCK];
+    let groups = bytes.chunks_exact(BLOCK / 2).zip(out.chunks_exact_mut(BLOCK));
+    for (&scale, (bytes, out)) in scales.iter().zip(groups) {
+        // SAFETY: as many bytes as there are lanes at most.
+        let scale = unsafe { s.load_powers([scale; MAX_LANES].as_ptr()) };
+        for at in (0..BLOCK).step_by(S::LANES) {
+            // SAFETY: `bytes` holds `BLOCK` codes and `out` as many values, and LANES divides that.
+            unsafe {
+                let values = s.load_fp4(bytes.as_ptr().add(at / 2));
+                s.store(out.as_mut_ptr().add(at), s.mul(values, scale));
+            }
+        }
+    }
+}
+
 /// Splits a little-endian stream of values into bytes.
 #[inline(always)]
 fn unpack<const BITS: usize>(packed: &[u8]) -> [u8; BLOCK] {
@@ -161,7 +220,7 @@ fn unpack<const BITS: usize>(packed: &[u8]) -> [u8; BLOCK] {
     out
 }
 
-/// The smallest group.
+/// The smallest group of affine layouts, and the only one of mxfp4.
 const BLOCK: usize = 32;
 
 const _: () = assert!(cfg!(target_endian = "little"), "packed words are read as bytes");

@@ -64,11 +64,27 @@ pub struct Affine<'a> {
     pub group: usize,
 }
 
+/// A matrix `[n, k]` of 4-bit floats (E2M1) with a power of two (E8M0) for each 32 of a row: MXFP4 of the Open Compute
+/// Project's "Microscaling Formats (MX) Specification", version 1.0, as MLX packs it.
+///
+/// The value of a code is 0, 0.5, 1, 1.5, 2, 3, 4 or 6 by its three lower bits, negative where the fourth is set; a scale
+/// `e` is worth `2^(e - 127)`, and 255 makes its values numbers no more. Codes lie as those of [`Affine`] with 4 bits.
+/// `k` is a multiple of 32.
+#[derive(Debug, Clone, Copy)]
+pub struct Mxfp4<'a> {
+    /// `[n, k / 8]`.
+    pub packed: &'a [u32],
+    /// `[n, k / 32]`.
+    pub scales: &'a [u8],
+}
+
 /// A weight matrix `[n, k]`, row-major.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
-    /// Quantised.
+    /// Quantised to integers with a scale and a bias a group.
     Affine(Affine<'a>),
+    /// Quantised to 4-bit floats with a power of two a group.
+    Mxfp4(Mxfp4<'a>),
     /// One float a value.
     Dense(Floats<'a>),
 }
@@ -81,6 +97,7 @@ impl Weight<'_> {
     pub fn check(&self, n: usize, k: usize) -> Result<(), ShapeError> {
         match self {
             Self::Affine(affine) => affine.check(n, k),
+            Self::Mxfp4(mxfp4) => mxfp4.check(n, k),
             Self::Dense(values) => expect_len("weight", values.len(), &[n, k]),
         }
     }
@@ -98,6 +115,17 @@ impl Affine<'_> {
     /// Words of `k` packed values; `k` is a multiple of the group.
     pub(crate) fn words(&self, k: usize) -> usize {
         k / 32 * self.bits as usize
+    }
+}
+
+impl Mxfp4<'_> {
+    /// Values that share a scale.
+    pub(crate) const GROUP: usize = 32;
+
+    fn check(&self, n: usize, k: usize) -> Result<(), ShapeError> {
+        expect_multiple("the width of an mxfp4 weight", k, Self::GROUP)?;
+        expect_len("packed weight", self.packed.len(), &[n, k / 8])?;
+        expect_len("scales", self.scales.len(), &[n, k / Self::GROUP])
     }
 }
 

@@ -7,7 +7,7 @@ use mlxcel_kernels::{
     Affine, FEW_ROWS, Floats, Projection, ShapeError, Weight, dequantize, linear, linears, quantize,
 };
 use proptest::prelude::*;
-use reference::{assert_close, on_every_level, uniform};
+use reference::{assert_close, on_every_level, rounded_to_16_bits, uniform};
 
 /// Activations as few rows multiply them with these weights.
 fn rounded(x: &[f32], rows: usize, weight: &Weight<'_>) -> Vec<f32> {
@@ -15,12 +15,7 @@ fn rounded(x: &[f32], rows: usize, weight: &Weight<'_>) -> Vec<f32> {
     if rows > FEW_ROWS {
         return x.to_vec();
     }
-    let round = |group: &[f32]| {
-        let largest = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        let (step, per_step) = (largest / 32767.0, 32767.0 / largest);
-        group.iter().map(|x| (x * per_step).round_ties_even() * step).collect::<Vec<_>>()
-    };
-    x.chunks(group).flat_map(round).collect()
+    rounded_to_16_bits(x, group)
 }
 
 /// Checks one product on every level, against the weights as they dequantise.

@@ -1,9 +1,10 @@
 //! The CPU kernels inside host operations, held against plain MLX operations.
 
-use mlxcel_kernels::{self as kernels, Affine, Floats, Weight};
+use mlxcel_kernels::{self as kernels, Affine, Floats, Mxfp4, Weight};
 use mlxcel_mlx_bridge::fast::{self, RopeOffset, RopeOptions};
 use mlxcel_mlx_bridge::{
-    Array, Device, Dtype, HostInput, Quantized, QuantizedLayout, host_op_single, random, set_default_device,
+    Array, Device, Dtype, HostInput, Quantized, QuantizedLayout, QuantizedMode, host_op_single, random,
+    set_default_device,
 };
 
 /// On the CPU, where MLX multiplies in full f32; GPUs round the factors to fewer bits.
@@ -50,6 +51,29 @@ fn affine_linear(x: &Array, w: &Quantized, rows: usize, n: usize, k: usize) -> A
         },
     )
     .expect("a node")
+}
+
+fn mxfp4_linear(x: &Array, w: &Quantized, rows: usize, n: usize, k: usize) -> Array {
+    let shape = [rows as i32, n as i32];
+    host_op_single("linear", &[x, &w.weight, &w.scales], &shape, Dtype::Float32, move |inputs, out| {
+        let [x, packed, scales] = inputs else { return Err("three inputs".into()) };
+        let weight = Weight::Mxfp4(Mxfp4 { packed: packed.as_u32()?, scales: scales.as_slice()? });
+        kernels::linear(x.as_f32()?, rows, k, &weight, n, None, out.as_f32_mut()?).map_err(|e| e.to_string())
+    })
+    .expect("a node")
+}
+
+#[test]
+fn mxfp4_products_agree() {
+    let layout = QuantizedLayout { bits: 4, group_size: 32, mode: QuantizedMode::Mxfp4 };
+    for rows in [1, 5, 33] {
+        let (n, k) = (48, 256);
+        let w = Quantized::quantize(&normal(1, &[n, k]), layout).expect("weights");
+        assert!(w.biases.is_none() && w.scales.dtype() == Dtype::Uint8);
+        let x = normal(2, &[rows, k]);
+        let fast = mxfp4_linear(&x, &w, rows as usize, n as usize, k as usize);
+        assert_close(&fast, &w.matmul(&x, true).expect("a product"), 1e-4);
+    }
 }
 
 #[test]

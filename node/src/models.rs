@@ -207,6 +207,7 @@ impl Models {
             quantize_bits: run.request.quantize_bits,
             context_tokens: run.request.context_tokens,
             quantize_group_size: run.request.quantize_group_size,
+            quantize_mode: run.request.quantize_mode.clone(),
             lookup_tokens: run.request.lookup_tokens,
             draft,
             kv_dtype: run.request.kv_dtype.clone(),

@@ -70,12 +70,23 @@ pub(crate) fn quantization(bits: u32, group_size: u32) -> Result<Option<Quantiza
     match (bits, group_size) {
         (0, 0) => Ok(None),
         (0, _) => Err("a quantisation group size needs quantisation bits".into()),
-        (2..=6 | 8, 0) => Ok(Some(Quantization { bits, group_size: 64 })),
-        (2..=6 | 8, 32 | 64 | 128) => Ok(Some(Quantization { bits, group_size })),
+        (2..=6 | 8, 0) => Ok(Some(Quantization::Affine { bits, group_size: 64 })),
+        (2..=6 | 8, 32 | 64 | 128) => Ok(Some(Quantization::Affine { bits, group_size })),
         (2..=6 | 8, _) => {
             Err(format!("a quantisation group must be 32, 64 or 128 weights, got {group_size}"))
         }
         _ => Err(format!("quantisation bits must be 2, 3, 4, 5, 6 or 8, got {bits}")),
+    }
+}
+
+/// What a `WorkerLoad` that names a mode asks to quantise to.
+pub(crate) fn quantization_of(mode: &str, bits: u32, group_size: u32) -> Result<Quantization, String> {
+    match (mode, bits, group_size) {
+        ("mxfp4", 0, 0) => Ok(Quantization::Mxfp4),
+        ("mxfp4", ..) => {
+            Err(format!("mxfp4 takes neither bits nor a group size, got {bits} and {group_size}"))
+        }
+        _ => Err(format!("a quantisation mode must be mxfp4, or empty for affine, got {mode}")),
     }
 }
 
@@ -423,10 +434,13 @@ mod tests {
     #[test]
     fn quantisation_is_checked() {
         assert_eq!(quantization(0, 0), Ok(None));
-        assert_eq!(quantization(4, 0), Ok(Some(Quantization { bits: 4, group_size: 64 })));
+        assert_eq!(quantization(4, 0), Ok(Some(Quantization::Affine { bits: 4, group_size: 64 })));
         assert!(quantization(7, 64).is_err());
         assert!(quantization(4, 48).is_err());
         assert!(quantization(0, 64).is_err());
+        assert_eq!(quantization_of("mxfp4", 0, 0), Ok(Quantization::Mxfp4));
+        assert!(quantization_of("mxfp4", 4, 64).is_err());
+        assert!(quantization_of("nvfp4", 0, 0).is_err_and(|error| error.contains("nvfp4")));
     }
 
     #[test]

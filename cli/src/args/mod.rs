@@ -7,6 +7,7 @@ mod link;
 mod model;
 mod network;
 mod plan;
+mod quantize;
 mod sampling;
 
 #[cfg(feature = "distributed")]
@@ -14,6 +15,7 @@ pub(crate) use link::LinkArgs;
 pub(crate) use model::{LoadingArgs, ModelArgs, PromptArgs, TraceArgs, parse_device};
 pub(crate) use network::{ClusterArgs, NodeArgs, RouterArgs, ServeArgs, WorkerArgs};
 pub(crate) use plan::PlanArgs;
+pub(crate) use quantize::{Quantize, parse_quantize, quantization};
 pub(crate) use sampling::SamplingArgs;
 
 use std::path::PathBuf;
@@ -171,12 +173,12 @@ pub(crate) struct ConvertArgs {
     /// The directory to create.
     #[arg(short, long)]
     pub(crate) output: PathBuf,
-    /// Quantise float weights to this many bits (2, 3, 4, 5, 6 or 8).
-    #[arg(long, value_name = "BITS")]
-    pub(crate) quantize: Option<u32>,
-    /// Weights that share a scale (32, 64 or 128).
-    #[arg(long, value_name = "N", default_value_t = 64, requires = "quantize")]
-    pub(crate) group_size: u32,
+    /// Quantise float weights to this many bits (2, 3, 4, 5, 6 or 8), or to 4-bit floats (`mxfp4`).
+    #[arg(long, value_name = "BITS", value_parser = parse_quantize)]
+    pub(crate) quantize: Option<Quantize>,
+    /// Weights that share a scale when quantising to bits (32, 64 or 128; 64 by default).
+    #[arg(long, value_name = "N", requires = "quantize")]
+    pub(crate) group_size: Option<u32>,
     /// Write floats as f16, bf16 or f32; as they are by default.
     #[arg(long, value_parser = parse_dtype)]
     pub(crate) dtype: Option<TensorDtype>,

@@ -9,6 +9,8 @@ use mlxcel_engine::{
 };
 use mlxcel_protocol::v1::Draft;
 
+use super::quantize::{Quantize, parse_quantize, quantization};
+
 /// Which model to load, and how, for one engine in this process.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
@@ -25,12 +27,12 @@ pub(crate) struct ModelArgs {
 /// How to load a model.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LoadingArgs {
-    /// Quantise float weights while loading to this many bits (2, 3, 4, 5, 6 or 8).
-    #[arg(long, value_name = "BITS")]
-    pub(crate) quantize: Option<u32>,
-    /// Weights that share a scale when quantising (32, 64 or 128).
-    #[arg(long, value_name = "N", default_value_t = 64, requires = "quantize")]
-    pub(crate) group_size: u32,
+    /// Quantise float weights while loading to this many bits (2, 3, 4, 5, 6 or 8), or to 4-bit floats (`mxfp4`).
+    #[arg(long, value_name = "BITS", value_parser = parse_quantize)]
+    pub(crate) quantize: Option<Quantize>,
+    /// Weights that share a scale when quantising to bits (32, 64 or 128; 64 by default).
+    #[arg(long, value_name = "N", requires = "quantize")]
+    pub(crate) group_size: Option<u32>,
     /// Longest prompt plus output in tokens; 0 for the model's own limit.
     #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) ctx_size: u32,
@@ -67,7 +69,7 @@ pub(crate) struct DraftArgs {
 impl DraftArgs {
     /// What to load, with its files at `path`.
     pub(crate) fn options(&self, path: PathBuf) -> DraftOptions {
-        let quantize = self.draft_quantize.map(|bits| Quantization { bits, group_size: DRAFT_GROUP });
+        let quantize = self.draft_quantize.map(|bits| Quantization::Affine { bits, group_size: DRAFT_GROUP });
         DraftOptions { path, quantize, tokens: self.draft_min.min(self.draft_max)..=self.draft_max }
     }
 
@@ -116,18 +118,18 @@ impl TraceArgs {
 }
 
 impl ModelArgs {
-    pub(crate) fn load_options(&self) -> LoadOptions {
+    pub(crate) fn load_options(&self) -> Result<LoadOptions> {
         let loading = &self.loading;
-        LoadOptions {
+        Ok(LoadOptions {
             // The text was checked when it was parsed.
             device: parse_device(&self.device).unwrap_or_default(),
-            quantize: loading.quantize.map(|bits| Quantization { bits, group_size: loading.group_size }),
+            quantize: quantization(loading.quantize, loading.group_size)?,
             context_tokens: (loading.ctx_size > 0).then_some(loading.ctx_size),
             // As is this.
             kv_dtype: parse_kv_dtype(&loading.kv_dtype).unwrap_or_default(),
             lookup_tokens: loading.lookup,
             ..LoadOptions::default()
-        }
+        })
     }
 }
 

@@ -2,16 +2,16 @@
 
 use anyhow::{Context, Result};
 use mlxcel_engine::checkpoint::{Checkpoint, WriteOptions, write_mlx_checkpoint};
-use mlxcel_engine::{Quantization, families};
+use mlxcel_engine::families;
 
 use super::loading::resolve;
-use crate::args::ConvertArgs;
+use crate::args::{ConvertArgs, quantization};
 use crate::terminal::Progress;
 
 pub(crate) async fn run(args: ConvertArgs) -> Result<()> {
     let path = resolve(&args.model).await?;
     let options = WriteOptions {
-        quantize: args.quantize.map(|bits| Quantization { bits, group_size: args.group_size }),
+        quantize: quantization(args.quantize, args.group_size)?,
         dtype: args.dtype,
         ..WriteOptions::default()
     };

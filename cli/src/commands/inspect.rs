@@ -12,7 +12,7 @@ pub(crate) async fn run(args: InspectArgs) -> Result<()> {
         bail!("inspect looks at one model; give the draft model to an inspect of its own");
     }
     let path = resolve(&args.model.model).await?;
-    let inspection = inspect(&path, &args.model.load_options())?;
+    let inspection = inspect(&path, &args.model.load_options()?)?;
     if args.json {
         println!("{:#}", as_json(&inspection));
     } else {
@@ -60,7 +60,7 @@ fn device_name(it: &Inspection) -> String {
 
 fn storage_name(kind: Option<Quantization>) -> String {
     match kind {
-        Some(q) => format!("affine {}-bit, groups of {}", q.bits, q.group_size),
+        Some(quantization) => quantization.to_string(),
         None => "float".to_owned(),
     }
 }
@@ -79,8 +79,9 @@ fn as_json(it: &Inspection) -> serde_json::Value {
         "max_context": it.max_context,
         "tensors": it.tensors,
         "matrices": it.storage.iter().map(|(kind, count)| json!({
-            "bits": kind.map(|q| q.bits),
-            "group_size": kind.map(|q| q.group_size),
+            "mode": kind.map(Quantization::mode),
+            "bits": kind.map(Quantization::bits),
+            "group_size": kind.map(Quantization::group_size),
             "modules": count,
         })).collect::<Vec<_>>(),
         "weight_bytes": it.weight_bytes,

@@ -30,7 +30,7 @@ pub(crate) async fn load_model(args: &ModelArgs, trace: &TraceArgs) -> Result<Bo
         Some(model) => Some(args.loading.draft.options(resolve(model).await?)),
         None => None,
     };
-    let options = LoadOptions { trace, draft, ..args.load_options() };
+    let options = LoadOptions { trace, draft, ..args.load_options()? };
     let loading = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::new();
         let engine =

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use mlxcel_cluster_config::claim::Claim;
 use mlxcel_cluster_config::paths::{node_dir, state_dir};
-use mlxcel_engine::Device;
+use mlxcel_engine::{Device, Quantization};
 use mlxcel_model_store::StoreOptions;
 use mlxcel_node::worker::{MlxLoader, WorkerOptions, run_process};
 use mlxcel_node::{Node, NodeOptions, RunningNode, WorkerProgram};
@@ -24,6 +24,7 @@ use mlxcel_router::{Router, RouterOptions};
 
 use crate::args::{
     ClusterArgs, LoadingArgs, NodeArgs, RouterArgs, ServeArgs, TraceArgs, WorkerArgs, parse_device,
+    quantization,
 };
 use crate::sys::Shutdown;
 use crate::terminal::Progress;
@@ -61,7 +62,7 @@ pub(crate) async fn node(args: NodeArgs) -> Result<()> {
     let mut options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
     options.listen = SocketAddr::new(args.host, args.port);
     let load = |model: &String| load_request(model, args.alias.clone(), &args.loading);
-    options.models = args.model.iter().map(load).collect();
+    options.models = args.model.iter().map(load).collect::<Result<_>>()?;
     options.workers = worker_programs(&args.device, args.memory, &args.trace)?;
     options.standalone |= args.standalone;
     options.token = args.cluster.token;
@@ -93,7 +94,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let router = Router::start(options.clone()).await?;
     node_options.join = vec![router.control_addr().to_string()];
     let node = Node::start(node_options).await?;
-    load(&node, load_request(&args.model.model, args.alias.clone(), &args.model.loading)).await?;
+    load(&node, load_request(&args.model.model, args.alias.clone(), &args.model.loading)?).await?;
     let mut shutdown = Shutdown::watch()?;
     println!(
         "serving {} on http://{}/v1",
@@ -135,18 +136,22 @@ async fn load(node: &RunningNode, request: LoadModelRequest) -> Result<()> {
     Ok(())
 }
 
-fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> LoadModelRequest {
-    LoadModelRequest {
+fn load_request(model: &str, alias: Option<String>, args: &LoadingArgs) -> Result<LoadModelRequest> {
+    let quantize = quantization(args.quantize, args.group_size)?;
+    let affine = quantize.filter(|quantize| matches!(quantize, Quantization::Affine { .. }));
+    Ok(LoadModelRequest {
         model: model.to_owned(),
         served_name: alias.unwrap_or_default(),
-        quantize_bits: args.quantize.unwrap_or(0),
-        quantize_group_size: args.quantize.map_or(0, |_| args.group_size),
+        quantize_bits: affine.map_or(0, Quantization::bits),
+        quantize_group_size: affine.map_or(0, Quantization::group_size),
+        // The wire's word for affine is none.
+        quantize_mode: quantize.filter(|_| affine.is_none()).map_or("", Quantization::mode).to_owned(),
         context_tokens: args.ctx_size,
         lookup_tokens: args.lookup,
         draft: args.draft.request(),
         // The text was checked when it was parsed; the wire's word for `auto` is none.
         kv_dtype: if args.kv_dtype == "auto" { String::new() } else { args.kv_dtype.clone() },
-    }
+    })
 }
 
 /// What to run for each device: this program, as a worker.

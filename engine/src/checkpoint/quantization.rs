@@ -1,7 +1,7 @@
 //! Which modules of a checkpoint are quantised, and how.
 //!
 //! Reads the `quantization` object MLX writes into config.json: defaults, and overrides by module
-//! path. Only MLX's affine layout is accepted; every other scheme is refused by name.
+//! path. MLX's affine layout and mxfp4 are accepted; every other scheme is refused by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -43,15 +43,11 @@ impl QuantizationConfig {
     /// The `quantization` object for config.json, or `None` when nothing is quantised.
     pub fn to_json(&self) -> Option<Value> {
         let default = self.default_quantization()?;
-        let mut object = Map::new();
-        object.insert("group_size".into(), json!(default.group_size));
-        object.insert("bits".into(), json!(default.bits));
-        object.insert("mode".into(), json!("affine"));
+        let mut object = entry(default);
+        object.entry("mode").or_insert(json!(AFFINE));
         for (path, quantization) in &self.overrides {
             let value = match quantization {
-                Some(q) if self.packed.contains(path) => {
-                    json!({"group_size": q.group_size, "bits": q.bits})
-                }
+                Some(q) if self.packed.contains(path) => Value::Object(entry(*q)),
                 _ => json!(false),
             };
             object.insert(path.clone(), value);
@@ -103,7 +99,7 @@ impl QuantizationConfig {
         };
         if let Some(method) = section.get("quant_method").and_then(Value::as_str) {
             return Err(refuse(format!(
-                "uses quantisation method {method}, which is not supported; supported: MLX affine"
+                "uses quantisation method {method}, which is not supported; supported: MLX affine, MLX mxfp4"
             )));
         }
         let default = parse_entry(section, "quantization").map_err(refuse)?;
@@ -145,13 +141,18 @@ impl QuantizationConfig {
     }
 }
 
-fn parse_entry(entry: &Map<String, Value>, path: &str) -> Result<Quantization, String> {
-    let mode = entry.get("mode").and_then(Value::as_str).unwrap_or("affine");
-    if mode != "affine" {
-        return Err(format!(
-            "uses quantisation mode {mode} for {path}, which is not supported; supported: affine"
-        ));
+/// An entry of the `quantization` object; of the modes, affine goes without saying in those of modules.
+fn entry(quantization: Quantization) -> Map<String, Value> {
+    let mut entry = Map::new();
+    entry.insert("group_size".into(), json!(quantization.group_size()));
+    entry.insert("bits".into(), json!(quantization.bits()));
+    if quantization == Quantization::Mxfp4 {
+        entry.insert("mode".into(), json!(MXFP4));
     }
+    entry
+}
+
+fn parse_entry(entry: &Map<String, Value>, path: &str) -> Result<Quantization, String> {
     let number = |key: &str, allowed: &[u32]| {
         let value = entry.get(key).ok_or_else(|| format!("has no {key} in {path}"))?;
         let number = value.as_u64().and_then(|value| u32::try_from(value).ok());
@@ -159,8 +160,26 @@ fn parse_entry(entry: &Map<String, Value>, path: &str) -> Result<Quantization, S
             .filter(|number| allowed.contains(number))
             .ok_or_else(|| format!("has {key} {value} in {path}; supported: {allowed:?}"))
     };
-    Ok(Quantization {
-        bits: number("bits", &[2, 3, 4, 5, 6, 8])?,
-        group_size: number("group_size", &[32, 64, 128])?,
-    })
+    match entry.get("mode").map_or(Some(AFFINE), Value::as_str) {
+        Some(AFFINE) => Ok(Quantization::Affine {
+            bits: number("bits", &[2, 3, 4, 5, 6, 8])?,
+            group_size: number("group_size", &[32, 64, 128])?,
+        }),
+        Some(MXFP4) => {
+            // What is left out is MLX's default for the mode, which is all there is.
+            for (key, only) in [("bits", 4), ("group_size", 32)] {
+                if entry.contains_key(key) {
+                    number(key, &[only])?;
+                }
+            }
+            Ok(Quantization::Mxfp4)
+        }
+        other => Err(format!(
+            "uses quantisation mode {} for {path}, which is not supported; supported: {AFFINE}, {MXFP4}",
+            other.unwrap_or("that is no text")
+        )),
+    }
 }
+
+const AFFINE: &str = "affine";
+const MXFP4: &str = "mxfp4";

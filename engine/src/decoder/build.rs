@@ -10,7 +10,7 @@ use mlxcel_mlx_bridge::Dtype;
 
 use super::arithmetic::Arithmetic;
 use super::cuda::{CudaArithmetic, Kernels, attention};
-use super::description::{Decoder, Linear};
+use super::description::{Decoder, Linear, Norm};
 use super::graph::GraphArithmetic;
 use super::host::HostArithmetic;
 use super::model::Model;
@@ -167,14 +167,20 @@ pub(crate) fn state_bytes(decoder: &Decoder, value_bytes: usize) -> u64 {
     convs.map(|conv| (conv.taps - 1) * conv.channels * value_bytes).sum::<usize>() as u64
 }
 
-/// The dtype the model was stored in: that of its embedding, or of the embedding's scales.
+/// The dtype the model was stored in: that of its embedding, of the embedding's scales, or of a norm where those are
+/// codes of powers.
 fn activation_dtype(description: &Decoder, checkpoint: &Checkpoint) -> Dtype {
     let tables = description.embedding.iter().chain(description.output.iter().map(|output| &output.head));
     // A stage in the middle has neither: its first projection was stored as they were.
     let projections = description.layers.iter().map(|layer| layer.mixer.linears()[0]);
     let Some(Linear { name, .. }) = tables.chain(projections).next() else { return Dtype::Float32 };
-    let stored = ["scales", "weight"].iter().find_map(|part| checkpoint.info(&format!("{name}.{part}")));
-    match stored.map(|info| info.dtype) {
+    let norms = description.layers.iter().map(|layer| {
+        let Norm::Rms { name, .. } = &layer.mixer_norm;
+        format!("{name}.weight")
+    });
+    let names = ["scales", "weight"].map(|part| format!("{name}.{part}")).into_iter().chain(norms);
+    let mut dtypes = names.filter_map(|name| checkpoint.info(&name)).map(|info| info.dtype);
+    match dtypes.find(|dtype| dtype.is_weight_float()) {
         Some(TensorDtype::BF16) => Dtype::Bfloat16,
         Some(TensorDtype::F16) => Dtype::Float16,
         _ => Dtype::Float32,

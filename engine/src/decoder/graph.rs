@@ -20,7 +20,7 @@ impl Arithmetic for GraphArithmetic {
     fn embed(&self, ids: &Array, table: &MatrixWeights) -> Result<Array> {
         let rows = match table {
             MatrixWeights::Dense(weight) => weight.take(ids, 0)?,
-            MatrixWeights::Affine(matrix) => {
+            MatrixWeights::Quantized(matrix) => {
                 let gather = |part: &Array| part.take(ids, 0);
                 let rows = Quantized {
                     weight: gather(&matrix.weight)?,
@@ -46,7 +46,7 @@ impl Arithmetic for GraphArithmetic {
     fn matrix(&self, x: &Array, weights: &MatrixWeights) -> Result<Array> {
         match weights {
             MatrixWeights::Dense(weight) => x.matmul(&weight.transpose(&[1, 0])?),
-            MatrixWeights::Affine(matrix) => matrix.matmul(x, true),
+            MatrixWeights::Quantized(matrix) => matrix.matmul(x, true),
             MatrixWeights::Tiled(_) => Err(tiled("matrix")),
         }
     }

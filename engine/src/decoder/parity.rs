@@ -13,9 +13,9 @@ use super::host::HostArithmetic;
 use super::inputs::StepInputs;
 use super::model::{Model, StepOutput};
 use super::weights::{LinearWeights, MatrixWeights, NormWeights, RopeWeights};
-use crate::api::DeviceChoice;
+use crate::api::{DeviceChoice, Quantization};
 use crate::blocks::{BlockStore, BlockTable, StateLimits};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, WriteOptions, write_mlx_checkpoint};
 use crate::device::Device;
 use crate::families;
 use crate::schedule::{SequenceId, Span, StepPlan, Token};
@@ -66,6 +66,27 @@ fn cpu_blocks_give_what_their_parts_give_one_by_one() {
         let at_once = ragged(&model, &case.prompts);
         model.arithmetic = Box::new(InParts(HostArithmetic::default()));
         assert!(ragged(&model, &case.prompts) == at_once, "{}: other logits", case.name);
+    }
+}
+
+#[test]
+fn weights_made_mxfp4_while_loading_are_those_that_converting_makes() {
+    let cpu = Device::choose(DeviceChoice::Cpu).expect("every host has a CPU");
+    cpu.make_default().expect("the CPU can be used");
+    let made = Some(Quantization::Mxfp4);
+    let case = cases().into_iter().find(|case| case.name == "qwen3-untied").expect("there is such a case");
+    let written = tempfile::tempdir().expect("a folder");
+    let (checkpoint, description) = described(&case.model).expect("the case loads");
+    let options = WriteOptions { quantize: made, ..WriteOptions::default() };
+    write_mlx_checkpoint(&checkpoint, written.path(), &options, &mut |_| {}).expect("it is written");
+    for execution in [Execution::Host, Execution::Graph] {
+        let stored = load(written.path(), execution).expect("what was written loads");
+        let description = description.clone();
+        let loaded = Model::load(description, &checkpoint, execution, made, &mut |_| {}).expect("it loads");
+        let logits = ragged(&stored, &case.prompts);
+        assert!(ragged(&loaded, &case.prompts) == logits, "{execution:?}: other logits");
+        let plain = load(&case.model, execution).expect("the case loads");
+        assert!(ragged(&plain, &case.prompts) != logits, "{execution:?}: nothing was quantised");
     }
 }
 

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mlxcel_mlx_bridge::{Array, Dtype, Quantized, QuantizedLayout};
+use mlxcel_mlx_bridge::{Array, Dtype, Quantized, QuantizedLayout, QuantizedMode};
 
 use super::arithmetic::length;
 use super::cuda::{Kernels, TiledMatrix};
@@ -65,11 +65,8 @@ impl<'a> WeightSource<'a> {
         preparation: Preparation,
         progress: &'a mut dyn FnMut(LoadStep),
     ) -> Result<Self, WeightError> {
-        if let Some(q) = preparation.quantize {
-            let known = matches!(q.bits, 2..=6 | 8) && matches!(q.group_size, 32 | 64 | 128);
-            if !known {
-                return Err(WeightError::Quantization(q.bits, q.group_size));
-            }
+        if let Some(q) = preparation.quantize.filter(|q| !q.exists()) {
+            return Err(WeightError::Quantization(q.bits(), q.group_size()));
         }
         let total_bytes = checkpoint.total_bytes();
         Ok(Self { checkpoint, preparation, progress, done_bytes: 0, total_bytes })
@@ -84,9 +81,9 @@ impl<'a> WeightSource<'a> {
     pub(crate) fn matrix(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
         match self.checkpoint.quantization().for_module(&linear.name) {
             Some(stored) if self.preparation.quantize.is_some() => {
-                Err(WeightError::AlreadyQuantized(linear.name.clone(), stored.bits))
+                Err(WeightError::AlreadyQuantized(linear.name.clone(), stored.bits()))
             }
-            Some(stored) => self.affine(linear, stored),
+            Some(stored) => self.quantized(linear, stored),
             _ => self.dense(linear),
         }
     }
@@ -125,10 +122,14 @@ impl<'a> WeightSource<'a> {
         Ok(kernels.contiguous()?)
     }
 
-    fn affine(&mut self, linear: &Linear, quantization: Quantization) -> Result<MatrixWeights, WeightError> {
+    fn quantized(
+        &mut self,
+        linear: &Linear,
+        quantization: Quantization,
+    ) -> Result<MatrixWeights, WeightError> {
         let Share { outputs, inputs, whole } = share_of(linear);
-        let words = |inputs: usize| inputs * quantization.bits as usize / 32;
-        let groups = |inputs: usize| inputs / quantization.group_size as usize;
+        let words = |inputs: usize| inputs * quantization.bits() as usize / 32;
+        let groups = |inputs: usize| inputs / quantization.group_size() as usize;
         let mut part = |side: &str, count: &dyn Fn(usize) -> usize| {
             let columns = count(inputs.start)..count(inputs.end);
             let shape = [whole[0], count(whole[1])];
@@ -137,13 +138,18 @@ impl<'a> WeightSource<'a> {
         let packed = part("weight", &words)?;
         packed.expect_dtype(&[TensorDtype::U32])?;
         let scales = part("scales", &groups)?;
-        let biases = part("biases", &groups)?;
-        self.laid_out(Quantized {
-            weight: array(&packed, Dtype::Uint32)?,
-            scales: float_array(&scales)?,
-            biases: Some(float_array(&biases)?),
-            layout: layout(quantization),
-        })
+        let (scales, biases) = match quantization {
+            Quantization::Affine { .. } => {
+                let biases = part("biases", &groups)?;
+                (float_array(&scales)?, Some(float_array(&biases)?))
+            }
+            Quantization::Mxfp4 => {
+                scales.expect_dtype(&[TensorDtype::U8])?;
+                (array(&scales, Dtype::Uint8)?, None)
+            }
+        };
+        let weight = array(&packed, Dtype::Uint32)?;
+        self.laid_out(Quantized { weight, scales, biases, layout: layout(quantization) })
     }
 
     fn dense(&mut self, linear: &Linear) -> Result<MatrixWeights, WeightError> {
@@ -151,7 +157,7 @@ impl<'a> WeightSource<'a> {
         let tensor = self.tensor(&format!("{}.weight", linear.name), &whole, outputs, inputs)?;
         let weight = float_array(&tensor)?;
         match self.preparation.quantize {
-            Some(quantization) if whole[1].is_multiple_of(quantization.group_size as usize) => {
+            Some(quantization) if whole[1].is_multiple_of(quantization.group_size() as usize) => {
                 let matrix = self.laid_out(Quantized::quantize(&weight, layout(quantization))?)?;
                 // Evaluated one by one, so that no more than one float matrix is in memory.
                 mlxcel_mlx_bridge::eval(&matrix.arrays())?;
@@ -167,15 +173,15 @@ impl<'a> WeightSource<'a> {
             Some(kernels) => TiledMatrix::new(kernels, &matrix, self.preparation.vectors)?,
             None => None,
         };
-        Ok(tiled.map_or(MatrixWeights::Affine(matrix), MatrixWeights::Tiled))
+        Ok(tiled.map_or(MatrixWeights::Quantized(matrix), MatrixWeights::Tiled))
     }
 
     /// Input features of a matrix that must stay together.
     pub(crate) fn grain(&self, linear: &Linear) -> usize {
         let stored = self.checkpoint.quantization().for_module(&linear.name);
         let whole = share_of(linear).whole[1];
-        let made = self.preparation.quantize.filter(|made| whole.is_multiple_of(made.group_size as usize));
-        stored.or(made).map_or(1, |quantization| quantization.group_size as usize)
+        let made = self.preparation.quantize.filter(|made| whole.is_multiple_of(made.group_size() as usize));
+        stored.or(made).map_or(1, |quantization| quantization.group_size() as usize)
     }
 
     /// Some rows and columns of a tensor of a shape.
@@ -214,7 +220,12 @@ pub(crate) fn share_of(linear: &Linear) -> Share {
 }
 
 fn layout(quantization: Quantization) -> QuantizedLayout {
-    QuantizedLayout::affine(length(quantization.bits as usize), length(quantization.group_size as usize))
+    let mode = match quantization {
+        Quantization::Affine { .. } => QuantizedMode::Affine,
+        Quantization::Mxfp4 => QuantizedMode::Mxfp4,
+    };
+    let number = |value: u32| length(value as usize);
+    QuantizedLayout { bits: number(quantization.bits()), group_size: number(quantization.group_size()), mode }
 }
 
 fn float_array(tensor: &Tensor) -> Result<Array, WeightError> {

@@ -17,8 +17,8 @@ use crate::kv::AttentionRule;
 pub(crate) enum MatrixWeights {
     /// Float weights.
     Dense(Array),
-    /// Affine groups in MLX's layout.
-    Affine(Quantized),
+    /// Groups in MLX's layout.
+    Quantized(Quantized),
     /// Affine groups in the layout of our CUDA kernels.
     Tiled(TiledMatrix),
 }
@@ -27,7 +27,7 @@ impl MatrixWeights {
     pub(crate) fn arrays(&self) -> Vec<&Array> {
         match self {
             Self::Dense(weight) => vec![weight],
-            Self::Affine(matrix) => {
+            Self::Quantized(matrix) => {
                 [&matrix.weight, &matrix.scales].into_iter().chain(&matrix.biases).collect()
             }
             Self::Tiled(matrix) => matrix.arrays().to_vec(),

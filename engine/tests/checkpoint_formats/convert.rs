@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::fixtures::{Raw, floats, llama, model, safetensors, write};
 use crate::gguf_file::{GgmlTensor, Meta, Q4_1, Q8_0, tiny};
 
-const FOUR_BITS: Quantization = Quantization { bits: 4, group_size: 32 };
+const FOUR_BITS: Quantization = Quantization::Affine { bits: 4, group_size: 32 };
 
 fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * 0.37).sin()).collect()
@@ -117,6 +117,26 @@ fn matrices_of_whole_groups_are_quantised_by_mlx_rule() {
 }
 
 #[test]
+fn matrices_become_mxfp4_by_mlx_rule() {
+    let (_source, checkpoint) = opened();
+    let options = WriteOptions { quantize: Some(Quantization::Mxfp4), ..Default::default() };
+    let written = convert(&checkpoint, &options);
+    let copy = reopen(&written);
+    let module = "model.layers.0.mlp.up_proj";
+    assert_eq!(copy.config()["quantization"], json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}));
+    assert_eq!(copy.quantization().for_module(module), Some(Quantization::Mxfp4));
+    let expected = mlxcel_kernels::quantize_mxfp4(&values(6 * 64), 6, 64).expect("quantisable");
+    let tensor = |part: &str| copy.tensor(&format!("{module}.{part}")).expect("exists");
+    let (packed, scales) = (tensor("weight"), tensor("scales"));
+    let words: Vec<u8> = expected.packed.iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert_eq!((packed.dtype, packed.bytes.as_ref()), (TensorDtype::U32, &words[..]));
+    assert_eq!((scales.dtype, scales.bytes.as_ref()), (TensorDtype::U8, &expected.scales[..]));
+    assert!(!copy.contains(&format!("{module}.biases")));
+    let again = convert(&copy, &WriteOptions::default());
+    assert_same_tensors(&copy, &reopen(&again));
+}
+
+#[test]
 fn what_cannot_be_quantised_stays_as_it_is() {
     let (_source, checkpoint) = opened();
     let copy =
@@ -199,8 +219,10 @@ fn quantised_weights_are_not_quantised_again() {
 fn layouts_and_types_that_do_not_exist_are_refused() {
     let (source, parent) = (source(), tempfile::tempdir().expect("temporary directory"));
     let target = parent.path().join("out");
-    let seven =
-        WriteOptions { quantize: Some(Quantization { bits: 7, group_size: 32 }), ..Default::default() };
+    let seven = WriteOptions {
+        quantize: Some(Quantization::Affine { bits: 7, group_size: 32 }),
+        ..Default::default()
+    };
     assert!(matches!(refusal(source.path(), &target, &seven), WriteError::Quantization { bits: 7, .. }));
     let integers = WriteOptions { dtype: Some(TensorDtype::I32), ..Default::default() };
     assert!(matches!(refusal(source.path(), &target, &integers), WriteError::Dtype { .. }));

@@ -202,8 +202,8 @@ fn modules_are_quantised_by_default_by_override_or_not_at_all() {
     let directory = quantized(json!({"bits": 4, "group_size": 64, "x.up": {"bits": 8, "group_size": 32}}));
     let checkpoint = Checkpoint::open(directory.path()).expect("opens");
     let of = |path| checkpoint.quantization().for_module(path);
-    assert_eq!(of("x.down"), Some(Quantization { bits: 4, group_size: 64 }));
-    assert_eq!(of("x.up"), Some(Quantization { bits: 8, group_size: 32 }));
+    assert_eq!(of("x.down"), Some(Quantization::Affine { bits: 4, group_size: 64 }));
+    assert_eq!(of("x.up"), Some(Quantization::Affine { bits: 8, group_size: 32 }));
     assert_eq!(of("x.gate"), None);
 }
 
@@ -213,14 +213,51 @@ fn quantisation_follows_renamed_tensors() {
     let mut checkpoint = Checkpoint::open(directory.path()).expect("opens");
     checkpoint.rename(&|name| name.strip_prefix("x.").map(|rest| format!("y.{rest}")));
     assert!(checkpoint.contains("y.up.scales"));
-    assert_eq!(checkpoint.quantization().for_module("y.up"), Some(Quantization { bits: 8, group_size: 32 }));
+    assert_eq!(
+        checkpoint.quantization().for_module("y.up"),
+        Some(Quantization::Affine { bits: 8, group_size: 32 })
+    );
     assert_eq!(checkpoint.quantization().for_module("x.up"), None);
 }
 
 #[test]
-fn quantisation_that_is_not_affine_is_refused_by_name() {
+fn modules_are_mxfp4_by_default_or_by_override() {
+    let affine = Quantization::Affine { bits: 8, group_size: 64 };
     let cases = [
-        (json!({"bits": 4, "group_size": 32, "mode": "mxfp4"}), "mode mxfp4"),
+        (
+            json!({"bits": 4, "group_size": 32, "mode": "mxfp4", "x.up": {"bits": 8, "group_size": 64}}),
+            affine,
+        ),
+        (json!({"mode": "mxfp4", "x.up": {"bits": 8, "group_size": 64, "mode": "affine"}}), affine),
+        (json!({"mode": "mxfp4"}), Quantization::Mxfp4),
+    ];
+    for (section, up) in cases {
+        let directory = quantized(section);
+        let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+        let of = |path| checkpoint.quantization().for_module(path);
+        assert_eq!((of("x.down"), of("x.up")), (Some(Quantization::Mxfp4), Some(up)));
+    }
+    let by_override =
+        json!({"bits": 8, "group_size": 64, "x.up": {"bits": 4, "group_size": 32, "mode": "mxfp4"}});
+    let directory = quantized(by_override.clone());
+    let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+    let of = |path| checkpoint.quantization().for_module(path);
+    assert_eq!((of("x.down"), of("x.up")), (Some(affine), Some(Quantization::Mxfp4)));
+    let mut written = by_override;
+    written["mode"] = json!("affine");
+    assert_eq!(checkpoint.quantization().to_json(), Some(written));
+}
+
+#[test]
+fn quantisation_of_another_kind_is_refused_by_name() {
+    let cases = [
+        (json!({"bits": 4, "group_size": 16, "mode": "nvfp4"}), "mode nvfp4"),
+        (json!({"bits": 4, "group_size": 32, "mode": 4}), "mode that is no text"),
+        (
+            json!({"bits": 4, "group_size": 64, "mode": "mxfp4"}),
+            "group_size 64 in quantization; supported: [32]",
+        ),
+        (json!({"bits": 8, "group_size": 32, "mode": "mxfp4"}), "bits 8 in quantization; supported: [4]"),
         (
             json!({"bits": 4, "group_size": 32, "x.up": {"bits": 8, "group_size": 32, "mode": "mxfp8"}}),
             "mode mxfp8 for x.up",

@@ -4,9 +4,10 @@ use half::f16;
 use mlxcel_engine::Quantization;
 use mlxcel_engine::checkpoint::{Checkpoint, Tensor, TensorDtype};
 use mlxcel_engine::families;
+use mlxcel_kernels::{Mxfp4, Weight, dequantize as dequantize_rows};
 use serde_json::json;
 
-use crate::gguf_file::{F16, GgmlTensor, GgufFile, Meta, Q4_0, Q4_1, Q6_K, Q8_0, counting, tiny};
+use crate::gguf_file::{F16, GgmlTensor, GgufFile, MXFP4, Meta, Q4_0, Q4_1, Q6_K, Q8_0, counting, tiny};
 
 pub(crate) fn open(file: &GgufFile) -> Checkpoint {
     let directory = file.write();
@@ -37,6 +38,11 @@ fn f32s(tensor: &Tensor) -> Vec<f32> {
     }
 }
 
+fn words(tensor: &Tensor) -> Vec<u32> {
+    let bytes = tensor.bytes.as_ref().chunks_exact(4);
+    bytes.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
 /// MLX's rule: weight i of a group is `scale * q + bias`, q being `bits` wide, lowest bits first.
 fn dequantize(checkpoint: &Checkpoint, module: &str) -> Vec<f32> {
     let quantization = checkpoint.quantization().for_module(module).expect("quantised");
@@ -44,15 +50,15 @@ fn dequantize(checkpoint: &Checkpoint, module: &str) -> Vec<f32> {
     assert_eq!(packed.dtype, TensorDtype::U32);
     let scales = f32s(&tensor(checkpoint, &format!("{module}.scales")));
     let biases = f32s(&tensor(checkpoint, &format!("{module}.biases")));
-    let per_word = 32 / quantization.bits as usize;
-    let words = packed.bytes.as_ref().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let integers = words.flat_map(|word| {
-        (0..per_word).map(move |i| word >> (i as u32 * quantization.bits) & ((1 << quantization.bits) - 1))
+    let per_word = 32 / quantization.bits() as usize;
+    let integers = words(&packed).into_iter().flat_map(|word| {
+        (0..per_word)
+            .map(move |i| word >> (i as u32 * quantization.bits()) & ((1 << quantization.bits()) - 1))
     });
     integers
         .enumerate()
         .map(|(i, q)| {
-            let group = i / quantization.group_size as usize;
+            let group = i / quantization.group_size() as usize;
             scales[group] * q as f32 + biases[group]
         })
         .collect()
@@ -110,7 +116,10 @@ fn q4_0_is_kept_exactly() {
     });
     let checkpoint = open(&file);
     assert_eq!(dequantize(&checkpoint, UP), expected.collect::<Vec<_>>());
-    assert_eq!(checkpoint.quantization().for_module(UP), Some(Quantization { bits: 4, group_size: 32 }));
+    assert_eq!(
+        checkpoint.quantization().for_module(UP),
+        Some(Quantization::Affine { bits: 4, group_size: 32 })
+    );
     assert_eq!(tensor(&checkpoint, &format!("{UP}.weight")).shape, [32, 4]);
     assert_eq!(tensor(&checkpoint, &format!("{UP}.scales")).shape, [32, 1]);
 }
@@ -148,6 +157,32 @@ fn q8_0_is_kept_exactly() {
 }
 
 #[test]
+fn mxfp4_is_kept_exactly() {
+    let scale = |n: usize| (110 + n) as u8;
+    let file = quantized(MXFP4, |n| [vec![scale(n)], (0..16).map(|j| noise(n, j)).collect()].concat());
+    let checkpoint = open(&file);
+    assert_eq!(checkpoint.quantization().for_module(UP), Some(Quantization::Mxfp4));
+    assert_eq!(checkpoint.config()["quantization"], json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}));
+    let [packed, scales] = ["weight", "scales"].map(|part| tensor(&checkpoint, &format!("{UP}.{part}")));
+    assert_eq!((packed.dtype, &packed.shape[..]), (TensorDtype::U32, &[32, 4][..]));
+    assert_eq!((scales.dtype, &scales.shape[..]), (TensorDtype::U8, &[32, 1][..]));
+    assert!(!checkpoint.contains(&format!("{UP}.biases")));
+    let words: Vec<u32> = words(&packed);
+    let weight = Weight::Mxfp4(Mxfp4 { packed: &words, scales: scales.bytes.as_ref() });
+    let mut found = [0.0; 32 * 32];
+    dequantize_rows(&weight, 32, 32, 0..32, &mut found).expect("a matrix");
+    // GGML's table is of the doubled values, and its scale half of what the byte says.
+    const DOUBLED: [f32; 16] = [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
+    let expected = (0..32).flat_map(|n| {
+        (0..32).map(move |i| {
+            let code = if i < 16 { noise(n, i) & 15 } else { noise(n, i - 16) >> 4 };
+            DOUBLED[usize::from(code)] * 2f32.powi(i32::from(scale(n)) - 128)
+        })
+    });
+    assert_eq!(found.to_vec(), expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn scales_whose_biases_overflow_half_precision_become_f32() {
     let checkpoint = open(&q8_0(1000.0));
     assert_eq!(tensor(&checkpoint, &format!("{UP}.scales")).dtype, TensorDtype::F32);
@@ -166,8 +201,8 @@ fn different_types_become_overrides() {
     }
     let checkpoint = open(&file);
     let of = |module: &str| checkpoint.quantization().for_module(&format!("model.layers.0.mlp.{module}"));
-    assert_eq!(of("gate_proj"), Some(Quantization { bits: 4, group_size: 32 }));
-    assert_eq!(of("up_proj"), Some(Quantization { bits: 8, group_size: 32 }));
+    assert_eq!(of("gate_proj"), Some(Quantization::Affine { bits: 4, group_size: 32 }));
+    assert_eq!(of("up_proj"), Some(Quantization::Affine { bits: 8, group_size: 32 }));
     assert_eq!(checkpoint.config()["quantization"]["bits"], json!(4));
     assert_eq!(checkpoint.config()["quantization"][UP], json!({"group_size": 32, "bits": 8}));
 }
@@ -302,7 +337,7 @@ fn types_without_a_lossless_layout_are_refused_by_name() {
         text.contains("tensor blk.0.ffn_down.weight of type Q6_K, which has no lossless MLX layout"),
         "{text}"
     );
-    assert!(text.contains("supported: Q4_0, Q4_1, Q8_0, F16, BF16, F32"), "{text}");
+    assert!(text.contains("supported: Q4_0, Q4_1, Q8_0, MXFP4, F16, BF16, F32"), "{text}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(crate) const Q4_0: u32 = 2;
 pub(crate) const Q4_1: u32 = 3;
 pub(crate) const Q8_0: u32 = 8;
 pub(crate) const Q6_K: u32 = 14;
+pub(crate) const MXFP4: u32 = 39;
 
 impl GgufFile {
     pub(crate) fn set(&mut self, key: &str, value: Meta) -> &mut Self {

@@ -61,8 +61,8 @@ fn its_weights_are_four_and_eight_bit() {
     assert_eq!((decoder.layers.len(), decoder.hidden_size, decoder.vocab_size), (30, 576, 49152));
     assert!(decoder.output.is_some_and(|output| output.tied));
     let of = |module| checkpoint.quantization().for_module(module);
-    assert_eq!(of("model.layers.29.mlp.down_proj"), Some(Quantization { bits: 4, group_size: 32 }));
-    assert_eq!(of("model.embed_tokens"), Some(Quantization { bits: 8, group_size: 32 }));
+    assert_eq!(of("model.layers.29.mlp.down_proj"), Some(Quantization::Affine { bits: 4, group_size: 32 }));
+    assert_eq!(of("model.embed_tokens"), Some(Quantization::Affine { bits: 8, group_size: 32 }));
     let embedding = checkpoint.tensor("model.embed_tokens.weight").expect("exists");
     assert_eq!((embedding.dtype, embedding.shape.as_slice()), (TensorDtype::U32, [49152, 144].as_slice()));
 }

@@ -3,16 +3,17 @@
 //! Cuts the weight rows into tasks and those into blocks that fit the registers. Knows nothing of how a storage is
 //! read: `rows` does. The parent decides how many rows are few.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::prepared::Prepared;
-use super::rows::{AffineRows, FloatRows, WeightRows};
+use super::rows::{Codes, FloatRows, Fp4, GroupRows, Unsigned, WeightRows};
 use super::{Part, Product, locate, tasks};
-use crate::dequantize::{Widen, WidenScales};
+use crate::dequantize::{Widen, WidenPowers, WidenScales};
 use crate::memory::Scratch;
 use crate::pool::pool;
 use crate::simd::{Kernel, Simd, dispatch, dispatch_products};
-use crate::weight::{Affine, Floats, Weight};
+use crate::weight::{Affine, Floats, Mxfp4, Weight};
 
 /// Computes all products.
 pub(super) fn run(product: &Product<'_>, parts: &[Part<'_>]) {
@@ -33,18 +34,27 @@ pub(super) fn run(product: &Product<'_>, parts: &[Part<'_>]) {
 fn prepare(product: &Product<'_>, parts: &[Part<'_>]) -> Vec<Prepared> {
     let mut prepared: Vec<Prepared> = Vec::new();
     for part in parts {
-        if let Weight::Affine(affine @ Affine { bits: 2 | 4 | 8, .. }) = &part.weight
-            && find(&prepared, affine).is_none()
+        if let Some((bits, group)) = integers(&part.weight)
+            && find(&prepared, &part.weight).is_none()
         {
-            prepared.push(Prepared::new(product, affine.bits, affine.group));
+            prepared.push(Prepared::new(product, bits, group));
         }
     }
     prepared
 }
 
-fn find<'a>(prepared: &'a [Prepared], affine: &Affine<'_>) -> Option<&'a Prepared> {
-    let fits = |p: &&Prepared| p.layout().bits == affine.bits && p.layout().group == affine.group;
-    prepared.iter().find(fits)
+/// Bits and group of weights that are multiplied in integers.
+fn integers(weight: &Weight<'_>) -> Option<(u32, usize)> {
+    match *weight {
+        Weight::Affine(Affine { bits: bits @ (2 | 4 | 8), group, .. }) => Some((bits, group)),
+        Weight::Mxfp4(_) => Some((4, Mxfp4::GROUP)),
+        _ => None,
+    }
+}
+
+fn find<'a>(prepared: &'a [Prepared], weight: &Weight<'_>) -> Option<&'a Prepared> {
+    let layout = integers(weight)?;
+    prepared.iter().find(|p| (p.layout().bits, p.layout().group) == layout)
 }
 
 /// The output columns of weight rows `rows`.
@@ -60,20 +70,59 @@ fn run_part(product: &Product<'_>, part: &Part<'_>, prepared: &[Prepared], rows:
         Weight::Dense(Floats::Bf16(values)) => {
             multiply(product, part, rows, FloatRows { values: values.as_ptr(), k, x });
         }
-        Weight::Affine(affine) => match (affine.bits, find(prepared, &affine)) {
-            (2, Some(prepared)) => in_registers::<2>(product, part, (&affine, prepared), rows),
-            (4, Some(prepared)) => in_registers::<4>(product, part, (&affine, prepared), rows),
-            (8, Some(prepared)) => in_registers::<8>(product, part, (&affine, prepared), rows),
-            _ => through_memory(product, part, rows),
+        Weight::Affine(affine) => {
+            let groups =
+                Groups { packed: affine.packed, scales: Scales::Affine(affine.scales, affine.biases) };
+            match (affine.bits, find(prepared, &part.weight)) {
+                (2, Some(prepared)) => in_registers::<Unsigned<2>>(product, part, (groups, prepared), rows),
+                (4, Some(prepared)) => in_registers::<Unsigned<4>>(product, part, (groups, prepared), rows),
+                (8, Some(prepared)) => in_registers::<Unsigned<8>>(product, part, (groups, prepared), rows),
+                _ => through_memory(product, part, rows),
+            }
+        }
+        Weight::Mxfp4(Mxfp4 { packed, scales }) => match find(prepared, &part.weight) {
+            Some(prepared) => {
+                let groups = Groups { packed, scales: Scales::Powers(scales) };
+                in_registers::<Fp4>(product, part, (groups, prepared), rows);
+            }
+            None => through_memory(product, part, rows),
         },
     }
 }
 
-/// 2, 4 and 8 bits.
-fn in_registers<const BITS: usize>(
+/// Words of groups, and what the fields in them are worth.
+#[derive(Clone, Copy)]
+struct Groups<'a> {
+    packed: &'a [u32],
+    scales: Scales<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Scales<'a> {
+    /// Scales and biases.
+    Affine(Floats<'a>, Floats<'a>),
+    Powers(&'a [u8]),
+}
+
+impl Scales<'_> {
+    /// Writes those of groups `range` to `scales` and, where there are any, `biases`.
+    fn widen(&self, product: &Product<'_>, range: Range<usize>, [out, biases_out]: [&mut [f32]; 2]) {
+        let level = product.level;
+        match *self {
+            Self::Affine(scales, biases) => {
+                dispatch(level, WidenScales { values: scales, range: range.clone(), out });
+                dispatch(level, WidenScales { values: biases, range, out: biases_out });
+            }
+            Self::Powers(powers) => dispatch(level, WidenPowers { powers, range, out }),
+        }
+    }
+}
+
+/// Fields that are integers.
+fn in_registers<C: Codes>(
     product: &Product<'_>,
     part: &Part<'_>,
-    (affine, prepared): (&Affine<'_>, &Prepared),
+    (weights, prepared): (Groups<'_>, &Prepared),
     rows: &Range<usize>,
 ) {
     let layout = prepared.layout();
@@ -85,14 +134,13 @@ fn in_registers<const BITS: usize>(
     scales.fill(0.0);
     for first in rows.clone().step_by(ROWS_WIDENED) {
         let block = first..rows.end.min(first + ROWS_WIDENED);
-        let range = block.start * groups..block.end * groups;
-        dispatch(product.level, WidenScales { values: affine.scales, range: range.clone(), out: scales });
-        dispatch(product.level, WidenScales { values: affine.biases, range, out: biases });
+        weights.scales.widen(product, block.start * groups..block.end * groups, [scales, biases]);
         // Rows count from 0 everywhere below, so these pointers name row 0 whether or not it is here.
         let back = first * groups;
-        let affine_rows = AffineRows::<BITS> {
-            packed: affine.packed.as_ptr(),
-            words: affine.words(product.k),
+        let group_rows = GroupRows::<C> {
+            codes: PhantomData,
+            packed: weights.packed.as_ptr(),
+            words: product.k * C::BITS / 32,
             scales: scales.as_ptr().wrapping_sub(back),
             biases: biases.as_ptr().wrapping_sub(back),
             group: layout.group,
@@ -104,11 +152,11 @@ fn in_registers<const BITS: usize>(
             sums: prepared.sums(),
             places,
         };
-        multiply(product, part, &block, affine_rows);
+        multiply(product, part, &block, group_rows);
     }
 }
 
-/// Other numbers of bits: a few rows at a time.
+/// Other fields: a few rows at a time.
 fn through_memory(product: &Product<'_>, part: &Part<'_>, rows: &Range<usize>) {
     let Product { level, k, x, .. } = *product;
     let mut buffer = Scratch::new(ROWS_IN_MEMORY * k);

@@ -6,6 +6,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "the loops run over several arrays of registers side by side")]
 
+use std::marker::PhantomData;
+
 use crate::simd::{Element, MAX_LANES, Simd};
 
 /// Weight rows that can be multiplied where they lie.
@@ -25,15 +27,60 @@ pub(super) trait WeightRows {
     ) -> [[f32; R]; W];
 }
 
-/// Rows in the affine layout of `BITS` (2, 4 or 8) bits; `scales` and `biases` widened, the rest as prepared.
+/// How the fields of packed words are read as integers.
+pub(super) trait Codes: Copy + Send + Sync {
+    /// Bits of a field.
+    const BITS: usize;
+    /// Whether groups have a bias.
+    const BIASED: bool;
+
+    /// Fields `at` of both halves of each lane of `words`, which are taken in order: what is left in `words` is for the
+    /// next.
+    fn take<S: Simd>(s: S, words: &mut S::U, at: usize) -> S::U;
+}
+
+/// Unsigned numbers of 2, 4 or 8 bits.
+#[derive(Clone, Copy)]
+pub(super) struct Unsigned<const BITS: usize>;
+
+impl<const BITS: usize> Codes for Unsigned<BITS> {
+    const BITS: usize = BITS;
+    const BIASED: bool = true;
+
+    #[inline(always)]
+    fn take<S: Simd>(s: S, words: &mut S::U, _: usize) -> S::U {
+        let field = (1u32 << BITS) - 1;
+        let taken = s.and(*words, s.splat_word(field << 16 | field));
+        *words = s.shift_right(*words, BITS as u32);
+        taken
+    }
+}
+
+/// 4-bit floats, which are integers when doubled.
+#[derive(Clone, Copy)]
+pub(super) struct Fp4;
+
+impl Codes for Fp4 {
+    const BITS: usize = 4;
+    const BIASED: bool = false;
+
+    #[inline(always)]
+    fn take<S: Simd>(s: S, words: &mut S::U, at: usize) -> S::U {
+        s.fp4_pairs(*words, at)
+    }
+}
+
+/// Rows of groups of 2, 4 or 8 bits; `scales` and `biases` widened, the rest as prepared.
 ///
 /// `sum x (scale q + bias) = scale sum x q + bias sum x`, group by group, so a bias costs one product a group.
 #[derive(Clone, Copy)]
-pub(super) struct AffineRows<const BITS: usize> {
+pub(super) struct GroupRows<C> {
+    pub(super) codes: PhantomData<C>,
     pub(super) packed: *const u32,
     pub(super) words: usize,
     /// `[rows, groups]`, and 8 values more that can be read.
     pub(super) scales: *const f32,
+    /// `[rows, groups]`, where groups have any.
     pub(super) biases: *const f32,
     pub(super) group: usize,
     pub(super) groups: usize,
@@ -46,7 +93,7 @@ pub(super) struct AffineRows<const BITS: usize> {
     pub(super) places: [u32; MAX_LANES],
 }
 
-impl<const BITS: usize> AffineRows<BITS> {
+impl<C: Codes> GroupRows<C> {
     /// The part of the products that the biases make, not yet summed over lanes.
     ///
     /// # Safety
@@ -59,6 +106,9 @@ impl<const BITS: usize> AffineRows<BITS> {
         x_row: usize,
     ) -> [[S::F; R]; W] {
         let mut out = [[s.splat(0.0); R]; W];
+        if !C::BIASED {
+            return out;
+        }
         let full = self.groups / S::LANES * S::LANES;
         let rest = self.groups - full;
         // SAFETY: rows `first..first + W` of `biases` and `x_row..x_row + R` of `sums` hold `groups` values.
@@ -93,9 +143,7 @@ impl<const BITS: usize> AffineRows<BITS> {
         [x_row, c]: [usize; 2],
         out: &mut [[S::F; R]; W],
     ) {
-        let vectors = 16 / BITS;
-        let field = (1u32 << BITS) - 1;
-        let mask = s.splat_word(field << 16 | field);
+        let vectors = 16 / C::BITS;
         let mut sums = [[s.splat_word(0); R]; W];
         // SAFETY: the caller promises that these rows have this chunk.
         unsafe {
@@ -106,8 +154,7 @@ impl<const BITS: usize> AffineRows<BITS> {
                     right[r] = s.load_words(pairs.add(r * self.stride + j * S::LANES));
                 }
                 for w in 0..W {
-                    let q = s.and(words[w].0, mask);
-                    words[w].0 = s.shift_right(words[w].0, BITS as u32);
+                    let q = C::take(s, &mut words[w].0, j);
                     for r in 0..R {
                         sums[w][r] = s.dot_pairs(q, right[r], sums[w][r]);
                     }
@@ -123,7 +170,7 @@ impl<const BITS: usize> AffineRows<BITS> {
     }
 }
 
-impl<const BITS: usize> WeightRows for AffineRows<BITS> {
+impl<C: Codes> WeightRows for GroupRows<C> {
     const INTEGER: bool = true;
 
     #[inline(always)]
@@ -133,7 +180,7 @@ impl<const BITS: usize> WeightRows for AffineRows<BITS> {
         first: usize,
         x_row: usize,
     ) -> [[f32; R]; W] {
-        let chunk = 32 / BITS * S::LANES;
+        let chunk = 32 / C::BITS * S::LANES;
         let (full, rest) = (self.words / S::LANES, self.words % S::LANES);
         let shift = self.group.trailing_zeros();
         // SAFETY: `LANES <= MAX_LANES`.

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{FP4_DOUBLED, Kernel, SMALLEST_POWER, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2<const VNNI: bool>(());
@@ -37,6 +37,7 @@ macro_rules! isa {
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const FP4_ONE: f32 = 512.0;
     type F = __m256;
     type U = __m256i;
 
@@ -84,6 +85,24 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
             let shifted = _mm256_srlv_epi32(word, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
             _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(15)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_fp4(self, from: *const u8) -> __m256 {
+        isa!({
+            let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            let codes = _mm256_srlv_epi32(word, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+            // The permutation looks at the three lowest bits; the fourth goes where the sign of a float is.
+            let sizes = _mm256_permutevar8x32_ps(_mm256_setr_ps(0., 0.5, 1., 1.5, 2., 3., 4., 6.), codes);
+            let signs = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+            _mm256_or_ps(sizes, _mm256_and_ps(signs, _mm256_set1_ps(-0.0)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_powers(self, from: *const u8) -> __m256 {
+        isa!({
+            let powers = _mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())));
+            _mm256_castsi256_ps(_mm256_max_epi32(powers, _mm256_set1_epi32(SMALLEST_POWER.cast_signed())))
         })
     }
     #[inline(always)]
@@ -211,6 +230,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             return isa!(_mm256_dpwssd_avx_epi32(sum, a, b));
         }
         isa!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+    }
+    #[inline(always)]
+    fn fp4_pairs(self, a: __m256i, at: usize) -> __m256i {
+        isa!({
+            // The shuffle looks up bytes: with the code in the upper byte of a half, and 0 in the lower, the half is 256
+            // times the number, its sign included.
+            let codes = match at {
+                0 => _mm256_slli_epi32::<8>(a),
+                1 => _mm256_slli_epi32::<4>(a),
+                2 => a,
+                _ => _mm256_srli_epi32::<4>(a),
+            };
+            let codes = _mm256_and_si256(codes, _mm256_set1_epi32(0x0f00_0f00));
+            let table = _mm_loadu_si128(FP4_DOUBLED.as_ptr().cast());
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes)
+        })
     }
     #[inline(always)]
     fn to_float(self, a: __m256i) -> __m256 {

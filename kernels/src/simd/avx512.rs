@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{FP4_DOUBLED, Kernel, SMALLEST_POWER, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const VNNI: bool>(());
@@ -38,6 +38,7 @@ macro_rules! isa {
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    const FP4_ONE: f32 = 2.0;
     type F = __m512;
     type U = __m512i;
 
@@ -90,6 +91,25 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let numbers =
                 _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
             _mm512_permutexvar_ps(shifted, numbers)
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_fp4(self, from: *const u8) -> __m512 {
+        isa!({
+            let eight_each = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+            let shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+            let words = _mm512_castsi128_si512(_mm_loadl_epi64(from.cast()));
+            let codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32(eight_each, words), shifts);
+            let values =
+                _mm512_setr_ps(0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.);
+            _mm512_permutexvar_ps(codes, values)
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_powers(self, from: *const u8) -> __m512 {
+        isa!({
+            let powers = _mm512_slli_epi32::<23>(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())));
+            _mm512_castsi512_ps(_mm512_max_epi32(powers, _mm512_set1_epi32(SMALLEST_POWER.cast_signed())))
         })
     }
     #[inline(always)]
@@ -221,6 +241,16 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             return isa!(dot_pairs_vnni(a, b, sum));
         }
         isa!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
+    }
+    #[inline(always)]
+    fn fp4_pairs(self, a: __m512i, at: usize) -> __m512i {
+        isa!({
+            // The permutation looks at the five lowest bits of each half: with every number twice, the fifth, which
+            // belongs to the next code, does not matter, and nothing has to be masked.
+            let sixteen = _mm256_cvtepi8_epi16(_mm_loadu_si128(FP4_DOUBLED.as_ptr().cast()));
+            let twice = _mm512_broadcast_i64x4(sixteen);
+            _mm512_permutexvar_epi16(self.shift_right(a, 4 * at as u32), twice)
+        })
     }
     #[inline(always)]
     fn to_float(self, a: __m512i) -> __m512 {

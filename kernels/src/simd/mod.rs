@@ -25,6 +25,12 @@ pub(crate) use tanh::tanh;
 /// Most lanes any set has.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// The 4-bit floats (E2M1) by their codes, times 2.
+const FP4_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The bits of `2^-127`, the power of two (E8M0) that is no normal float.
+const SMALLEST_POWER: u32 = 1 << 22;
+
 /// An instruction set. A value proves that this CPU has it, so only memory access is unsafe.
 ///
 /// All implementations and all kernels over them are `#[inline(always)]`: they must end up inside the
@@ -35,6 +41,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Vector registers.
     const REGISTERS: usize;
+    /// What `fp4_pairs` makes of 1: a power of two.
+    const FP4_ONE: f32;
     /// `LANES` `f32` values.
     type F: Copy;
     /// `LANES` `u32` values.
@@ -73,6 +81,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES / 2` bytes can be read.
     unsafe fn load_nibbles(self, from: *const u8) -> Self::F;
+    /// Two 4-bit floats (E2M1) a byte, the lower half first.
+    ///
+    /// # Safety
+    /// `LANES / 2` bytes can be read.
+    unsafe fn load_fp4(self, from: *const u8) -> Self::F;
+    /// One power of two (E8M0) a byte; infinity for 255.
+    ///
+    /// # Safety
+    /// `LANES` bytes can be read.
+    unsafe fn load_powers(self, from: *const u8) -> Self::F;
     /// Lane `i` is value `places[i]`, which is below 8.
     ///
     /// # Safety
@@ -125,6 +143,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `sum + low(a) low(b) + high(a) high(b)` in each lane, with its halves as signed numbers. The sum does not
     /// overflow; no product of two halves is `2^30`.
     fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U;
+    /// The 4-bit floats (E2M1) at bits `4 * at` of both halves of each lane, `at` being below 4, as signed numbers in the
+    /// halves: `FP4_ONE` for 1.
+    fn fp4_pairs(self, a: Self::U, at: usize) -> Self::U;
     /// Each lane, a signed number, as a float.
     fn to_float(self, a: Self::U) -> Self::F;
     /// Each lane rounded to an integer, within the range of `i16`.

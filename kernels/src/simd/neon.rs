@@ -7,7 +7,7 @@ use std::arch::asm;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{FP4_DOUBLED, Kernel, SMALLEST_POWER, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Neon(());
@@ -30,6 +30,7 @@ macro_rules! isa {
 impl Simd for Neon {
     const LANES: usize = 4;
     const REGISTERS: usize = 32;
+    const FP4_ONE: f32 = 512.0;
     type F = float32x4_t;
     type U = uint32x4_t;
 
@@ -93,6 +94,26 @@ impl Simd for Neon {
             let bits = vdupq_n_u32(u32::from(from.cast::<u16>().read_unaligned()));
             let shifted = vshlq_u32(bits, vld1q_s32(SHIFTS.as_ptr()));
             vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(15)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_fp4(self, from: *const u8) -> float32x4_t {
+        const SHIFTS: [i32; 4] = [0, -4, -8, -12];
+        isa!({
+            let bits = vdupq_n_u32(u32::from(from.cast::<u16>().read_unaligned()));
+            let shifted = vshlq_u32(bits, vld1q_s32(SHIFTS.as_ptr()));
+            // The code in the highest byte, where it leaves a number 2^24 times as large; other bytes look up 0.
+            let codes = vshlq_n_u32::<24>(vandq_u32(shifted, vdupq_n_u32(15)));
+            let doubled = vqtbl1q_s8(vld1q_s8(FP4_DOUBLED.as_ptr()), vreinterpretq_u8_u32(codes));
+            vcvtq_n_f32_s32::<25>(vreinterpretq_s32_s8(doubled))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_powers(self, from: *const u8) -> float32x4_t {
+        isa!({
+            let four = vcreate_u8(u64::from(from.cast::<u32>().read_unaligned()));
+            let powers = vshlq_n_u32::<23>(vmovl_u16(vget_low_u16(vmovl_u8(four))));
+            vreinterpretq_f32_u32(vmaxq_u32(powers, vdupq_n_u32(SMALLEST_POWER)))
         })
     }
     #[inline(always)]
@@ -206,6 +227,22 @@ impl Simd for Neon {
             let (a, b) = (vreinterpretq_s16_u32(a), vreinterpretq_s16_u32(b));
             let products = vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
             vaddq_u32(sum, vreinterpretq_u32_s32(products))
+        })
+    }
+    #[inline(always)]
+    fn fp4_pairs(self, a: uint32x4_t, at: usize) -> uint32x4_t {
+        isa!({
+            // The table is of bytes: with the code in the upper byte of a half, and 0 in the lower, the half is 256
+            // times the number, its sign included.
+            let codes = match at {
+                0 => vshlq_n_u32::<8>(a),
+                1 => vshlq_n_u32::<4>(a),
+                2 => a,
+                _ => vshrq_n_u32::<4>(a),
+            };
+            let codes = vandq_u32(codes, vdupq_n_u32(0x0f00_0f00));
+            let table = vld1q_s8(FP4_DOUBLED.as_ptr());
+            vreinterpretq_u32_s8(vqtbl1q_s8(table, vreinterpretq_u8_u32(codes)))
         })
     }
     #[inline(always)]

@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{FP4_DOUBLED, SMALLEST_POWER, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -26,6 +26,7 @@ fn each(make: impl Fn(usize) -> f32) -> Four<f32> {
 impl Simd for Portable {
     const LANES: usize = 4;
     const REGISTERS: usize = 16;
+    const FP4_ONE: f32 = 2.0;
     type F = Four<f32>;
     type U = Four<u32>;
 
@@ -83,6 +84,17 @@ impl Simd for Portable {
         // SAFETY: promised by the caller.
         let bits = u16::from_le_bytes(unsafe { from.cast::<[u8; 2]>().read_unaligned() });
         each(|i| f32::from(bits >> (4 * i) & 15))
+    }
+    #[inline(always)]
+    unsafe fn load_fp4(self, from: *const u8) -> Four<f32> {
+        // SAFETY: promised by the caller.
+        let bits = u16::from_le_bytes(unsafe { from.cast::<[u8; 2]>().read_unaligned() });
+        each(|i| 0.5 * f32::from(FP4_DOUBLED[usize::from(bits >> (4 * i) & 15)]))
+    }
+    #[inline(always)]
+    unsafe fn load_powers(self, from: *const u8) -> Four<f32> {
+        // SAFETY: promised by the caller.
+        each(|i| f32::from_bits((u32::from(unsafe { *from.add(i) }) << 23).max(SMALLEST_POWER)))
     }
     #[inline(always)]
     unsafe fn pick(self, from: *const f32, places: Four<u32>) -> Four<f32> {
@@ -182,6 +194,14 @@ impl Simd for Portable {
         lanes(|i| {
             let products = low(a.0[i]) * low(b.0[i]) + high(a.0[i]) * high(b.0[i]);
             sum.0[i].wrapping_add(products.cast_unsigned())
+        })
+    }
+    #[inline(always)]
+    fn fp4_pairs(self, a: Four<u32>, at: usize) -> Four<u32> {
+        let value = |bits: u32| u32::from(i16::from(FP4_DOUBLED[(bits & 15) as usize]).cast_unsigned());
+        lanes(|i| {
+            let bits = a.0[i] >> (4 * at);
+            value(bits) | value(bits >> 16) << 16
         })
     }
     #[inline(always)]

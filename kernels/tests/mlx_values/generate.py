@@ -23,6 +23,7 @@ def numbers(array: mx.array) -> str:
 
 
 print("//! What MLX 0.32.4 makes of the matrix in `generate.py`; written by it.\n")
+print('#![allow(dead_code, reason = "each test file uses some of it")]\n')
 print("/// Bits, group size, packed words, and the bits of scales and biases.")
 print("pub(crate) type Case<'a> = (u32, usize, &'a [u32], &'a [u32], &'a [u32]);\n")
 print("/// Every layout.")
@@ -33,3 +34,10 @@ for bits in (2, 3, 4, 5, 6, 8):
         packed, scales, biases = mx.quantize(mx.array(matrix()), group_size=group, bits=bits)
         print(f"    ({bits}, {group}, &[{numbers(packed)}], &[{numbers(scales)}], &[{numbers(biases)}]),")
 print("];")
+
+packed, scales = mx.quantize(mx.array(matrix()), mode="mxfp4")
+as_words = ", ".join(hex(v) for v in np.array(packed).flatten())
+print("\n/// Packed words and scales of mode mxfp4.")
+print("#[rustfmt::skip]")
+print("pub(crate) const MXFP4: (&[u32], &[u8]) =")
+print(f"    (&[{as_words}], &[{', '.join(str(v) for v in np.array(scales).flatten())}]);")

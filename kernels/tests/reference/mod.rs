@@ -25,6 +25,16 @@ pub(crate) fn uniform(seed: u64, len: usize, range: Range<f32>) -> Vec<f32> {
     (0..len).map(|_| range.start + next() * (range.end - range.start)).collect()
 }
 
+/// Activations as few rows multiply them with weights in groups of `group` that are integers.
+pub(crate) fn rounded_to_16_bits(x: &[f32], group: usize) -> Vec<f32> {
+    let round = |group: &[f32]| {
+        let largest = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let (step, per_step) = (largest / 32767.0, 32767.0 / largest);
+        group.iter().map(|x| (x * per_step).round_ties_even() * step).collect::<Vec<_>>()
+    };
+    x.chunks(group).flat_map(round).collect()
+}
+
 /// `x W^T + bias` and, for tolerances, `|x| |W|^T + |bias|`.
 pub(crate) fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize, n: usize) -> Vec<(f64, f64)> {
     let rows = x.len() / k.max(1);

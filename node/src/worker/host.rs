@@ -179,7 +179,10 @@ impl Host {
         let options = LoadOptions {
             device: self.options.device,
             draft: load.draft.map(wire::draft).transpose()?,
-            quantize: wire::quantization(load.quantize_bits, load.quantize_group_size)?,
+            quantize: match load.quantize_mode.as_str() {
+                "" => wire::quantization(load.quantize_bits, load.quantize_group_size)?,
+                mode => Some(wire::quantization_of(mode, load.quantize_bits, load.quantize_group_size)?),
+            },
             context_tokens: (load.context_tokens > 0).then_some(load.context_tokens),
             max_sequences: self.options.max_sequences,
             lookup_tokens: load.lookup_tokens,

@@ -10,6 +10,8 @@ mod carry;
 mod config;
 mod dial;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod greet;
 mod listen;
 mod meet;

@@ -86,8 +86,9 @@ fn write_with(
 }
 
 fn check(checkpoint: &Checkpoint, options: &WriteOptions) -> Result<(), WriteError> {
-    if let Some(Quantization { bits, group_size }) = options.quantize {
-        if !matches!(bits, 2..=6 | 8) || !matches!(group_size, 32 | 64 | 128) {
+    if let Some(quantization) = options.quantize {
+        if !quantization.exists() {
+            let (bits, group_size) = (quantization.bits(), quantization.group_size());
             return Err(WriteError::Quantization { bits, group_size });
         }
         if !checkpoint.quantization().is_empty() {
@@ -131,7 +132,8 @@ impl<'a> Files<'a> {
                 self.put(index, 0, &floats::narrow(&values, target))
             }
             Outcome::Quantize { quantization, packed, scales, biases } => {
-                self.quantize(tensor, quantization, [packed, scales, biases])
+                let targets: Vec<usize> = [packed, scales].into_iter().chain(biases).collect();
+                self.quantize(tensor, quantization, &targets)
             }
         }
     }
@@ -140,24 +142,17 @@ impl<'a> Files<'a> {
         &mut self,
         tensor: &Tensor,
         quantization: Quantization,
-        [packed, scales, biases]: [usize; 3],
+        targets: &[usize],
     ) -> Result<(), WriteError> {
         let columns = tensor.shape[1];
         let rows_at_once = (VALUES_AT_ONCE / columns).max(1);
         let row_bytes = columns * tensor.dtype.size_bytes();
-        let affine = self.plan.placed[scales].info.dtype;
-        let mut at = [0; 3];
+        let scales = self.plan.placed[targets[1]].info.dtype;
+        let mut at = vec![0; targets.len()];
         for rows in tensor.bytes.as_ref().chunks(rows_at_once * row_bytes) {
             let values = floats::widen(rows, tensor.dtype);
-            let group = quantization.group_size as usize;
-            let quantized =
-                mlxcel_kernels::quantize(&values, values.len() / columns, columns, quantization.bits, group);
-            // `plan` quantises whole groups of whole rows only.
-            let quantized = quantized.expect("the plan's shapes are quantisable");
-            let words: Vec<u8> = quantized.packed.iter().flat_map(|word| word.to_le_bytes()).collect();
-            let parts =
-                [words, floats::narrow(&quantized.scales, affine), floats::narrow(&quantized.biases, affine)];
-            for ((index, part), at) in [packed, scales, biases].into_iter().zip(parts).zip(&mut at) {
+            let parts = quantized(&values, columns, quantization, scales);
+            for ((&index, part), at) in targets.iter().zip(parts).zip(&mut at) {
                 self.put(index, *at, &part)?;
                 *at += part.len() as u64;
             }
@@ -169,5 +164,25 @@ impl<'a> Files<'a> {
         let Placed { shard, offset, .. } = self.plan.placed[index];
         let (file, data_start) = &mut self.shards[shard];
         self.output.write_at(file.as_mut(), *data_start + offset + at, bytes)
+    }
+}
+
+/// Bytes of the codes, the scales and, in affine layouts, the biases of rows; scales and biases of those as `dtype`.
+fn quantized(values: &[f32], columns: usize, how: Quantization, dtype: TensorDtype) -> Vec<Vec<u8>> {
+    let rows = values.len() / columns;
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    match how {
+        Quantization::Affine { bits, group_size } => {
+            let made = mlxcel_kernels::quantize(values, rows, columns, bits, group_size as usize);
+            // `plan` quantises whole groups of whole rows only.
+            let made = made.expect("the plan's shapes are quantisable");
+            let [scales, biases] = [made.scales, made.biases].map(|floats| floats::narrow(&floats, dtype));
+            vec![words(&made.packed), scales, biases]
+        }
+        Quantization::Mxfp4 => {
+            let made = mlxcel_kernels::quantize_mxfp4(values, rows, columns);
+            let made = made.expect("the plan's shapes are quantisable");
+            vec![words(&made.packed), made.scales]
+        }
     }
 }

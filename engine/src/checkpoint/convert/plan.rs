@@ -29,8 +29,8 @@ pub(super) struct Job {
 pub(super) enum Outcome {
     /// Its bytes, in another float type where `placed` says so.
     Keep(usize),
-    /// Packed integers, scales and biases.
-    Quantize { quantization: Quantization, packed: usize, scales: usize, biases: usize },
+    /// Packed codes, scales and, in affine layouts, biases.
+    Quantize { quantization: Quantization, packed: usize, scales: usize, biases: Option<usize> },
 }
 
 /// Everything to be written.
@@ -74,7 +74,7 @@ fn is_quantizable(info: &TensorInfo, quantization: Quantization) -> bool {
     info.shape.len() == 2
         && columns > 0
         && info.dtype.is_weight_float()
-        && columns.is_multiple_of(quantization.group_size as usize)
+        && columns.is_multiple_of(quantization.group_size() as usize)
 }
 
 impl Plan {
@@ -95,16 +95,20 @@ impl Plan {
         quantization: Quantization,
     ) -> Outcome {
         let (rows, columns) = (info.shape[0], info.shape[1]);
-        let words = columns * quantization.bits as usize / 32;
-        let groups = columns / quantization.group_size as usize;
+        let words = columns * quantization.bits() as usize / 32;
+        let groups = columns / quantization.group_size() as usize;
         let packed = TensorInfo { dtype: TensorDtype::U32, shape: vec![rows, words] };
-        let affine = TensorInfo { dtype, shape: vec![rows, groups] };
+        let (dtype, biased) = match quantization {
+            Quantization::Affine { .. } => (dtype, true),
+            Quantization::Mxfp4 => (TensorDtype::U8, false),
+        };
+        let side = TensorInfo { dtype, shape: vec![rows, groups] };
         self.quantized.push((module.to_owned(), quantization));
         Outcome::Quantize {
             quantization,
             packed: self.place(format!("{module}.weight"), packed),
-            scales: self.place(format!("{module}.scales"), affine.clone()),
-            biases: self.place(format!("{module}.biases"), affine),
+            scales: self.place(format!("{module}.scales"), side.clone()),
+            biases: biased.then(|| self.place(format!("{module}.biases"), side)),
         }
     }
 

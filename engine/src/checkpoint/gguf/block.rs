@@ -1,8 +1,8 @@
 //! GGML block types that MLX can hold without loss, and their repacking.
 //!
 //! Q4_0, Q4_1 and Q8_0 are groups of 32 weights, which MLX's affine layout can express exactly:
-//! a scale, a bias and unsigned integers. It repacks rows; which rows, in which order, the
-//! caller decides.
+//! a scale, a bias and unsigned integers. MXFP4 is MLX's mxfp4 in another order. It repacks rows;
+//! which rows, in which order, the caller decides.
 
 use half::f16;
 
@@ -22,6 +22,8 @@ pub(super) enum BlockType {
     Q4_1,
     /// `d * q`, q a signed byte.
     Q8_0,
+    /// `2^(e - 127)` times a 4-bit float.
+    Mxfp4,
 }
 
 /// Scales and biases of a whole tensor, widened from f16.
@@ -31,7 +33,7 @@ pub(super) struct Affine {
 }
 
 impl BlockType {
-    pub(super) const SUPPORTED: &str = "Q4_0, Q4_1, Q8_0, F16, BF16, F32";
+    pub(super) const SUPPORTED: &str = "Q4_0, Q4_1, Q8_0, MXFP4, F16, BF16, F32";
 
     /// The type with this number, or the name of one that is not supported.
     pub(super) fn from_id(id: u32) -> Result<Self, String> {
@@ -42,6 +44,7 @@ impl BlockType {
             2 => Ok(Self::Q4_0),
             3 => Ok(Self::Q4_1),
             8 => Ok(Self::Q8_0),
+            39 => Ok(Self::Mxfp4),
             _ => Err(UNSUPPORTED
                 .iter()
                 .find(|(known, _)| *known == id)
@@ -53,7 +56,7 @@ impl BlockType {
     pub(super) fn elements(self) -> usize {
         match self {
             Self::Float(_) => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => GROUP,
+            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 | Self::Mxfp4 => GROUP,
         }
     }
 
@@ -64,6 +67,7 @@ impl BlockType {
             Self::Q4_0 => 2 + GROUP / 2,
             Self::Q4_1 => 4 + GROUP / 2,
             Self::Q8_0 => 2 + GROUP,
+            Self::Mxfp4 => 1 + GROUP / 2,
         }
     }
 
@@ -73,8 +77,9 @@ impl BlockType {
             Self::Float(_) => return None,
             Self::Q4_0 | Self::Q4_1 => 4,
             Self::Q8_0 => 8,
+            Self::Mxfp4 => return Some(Quantization::Mxfp4),
         };
-        Some(Quantization { bits, group_size: GROUP as u32 })
+        Some(Quantization::Affine { bits, group_size: GROUP as u32 })
     }
 
     /// Appends the integers of the blocks of `row` as MLX packs them: little-endian u32 words,
@@ -85,20 +90,26 @@ impl BlockType {
                 Self::Float(_) => packed.extend_from_slice(block),
                 Self::Q4_0 => pack_nibbles(&block[2..], packed),
                 Self::Q4_1 => pack_nibbles(&block[4..], packed),
+                Self::Mxfp4 => pack_nibbles(&block[1..], packed),
                 // Adding 128 to a signed byte flips its highest bit.
                 Self::Q8_0 => packed.extend(block[2..].iter().map(|q| q ^ 0x80)),
             }
         }
     }
 
-    /// Appends scale and bias of every block of `row`.
+    /// Appends the first byte of every block of `row`, which is the scale of MXFP4.
+    pub(super) fn powers_row(self, row: &[u8], powers: &mut Vec<u8>) {
+        powers.extend(row.chunks_exact(self.bytes()).map(|block| block[0]));
+    }
+
+    /// Appends scale and bias of every block of `row`, of types that have both.
     pub(super) fn affine_row(self, row: &[u8], affine: &mut Affine) {
         let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
         for block in row.chunks_exact(self.bytes()) {
             let scale = half(block);
             affine.scales.push(scale);
             affine.biases.push(match self {
-                Self::Float(_) => 0.0,
+                Self::Float(_) | Self::Mxfp4 => 0.0,
                 Self::Q4_0 => -8.0 * scale,
                 Self::Q4_1 => half(&block[2..]),
                 Self::Q8_0 => -128.0 * scale,
@@ -151,5 +162,4 @@ const UNSUPPORTED: &[(u32, &str)] = &[
     (29, "IQ1_M"),
     (34, "TQ1_0"),
     (35, "TQ2_0"),
-    (39, "MXFP4"),
 ];

@@ -124,9 +124,11 @@ fn insert(tensors: &mut BTreeMap<String, Stored>, renamed: &names::Renamed, rows
     let module = &renamed.module;
     let stored = |part| Stored::Gguf(rows.clone(), part);
     tensors.insert(format!("{module}.{}", renamed.kind), stored(Part::Weight));
-    let quantization: Option<Quantization> = rows.block.quantization();
+    let quantization = rows.block.quantization();
     if quantization.is_some() {
         tensors.insert(format!("{module}.scales"), stored(Part::Scales));
+    }
+    if matches!(quantization, Some(Quantization::Affine { .. })) {
         tensors.insert(format!("{module}.biases"), stored(Part::Biases));
     }
 }

@@ -1,6 +1,6 @@
 //! One GGUF tensor as the MLX tensors it becomes, made on demand.
 //!
-//! A quantised weight becomes three tensors (integers, scales, biases); a float stays one. Rows
+//! A quantised weight becomes two or three tensors (codes, scales, perhaps biases); a float stays one. Rows
 //! of rotated projections are put back in Hugging Face's order on the way.
 
 use std::ops::Range;
@@ -44,12 +44,13 @@ impl Rows {
         let dtype = match (self.block, part) {
             (BlockType::Float(dtype), _) => dtype,
             (_, Part::Weight) => TensorDtype::U32,
+            (BlockType::Mxfp4, _) => TensorDtype::U8,
             (_, Part::Scales | Part::Biases) => TensorDtype::F16,
         };
         if let (Some(quantization), Some(columns)) = (self.block.quantization(), shape.last_mut()) {
             *columns = match part {
-                Part::Weight => *columns * quantization.bits as usize / 32,
-                Part::Scales | Part::Biases => *columns / quantization.group_size as usize,
+                Part::Weight => *columns * quantization.bits() as usize / 32,
+                Part::Scales | Part::Biases => *columns / quantization.group_size() as usize,
             };
         }
         TensorInfo { dtype, shape }
@@ -66,6 +67,11 @@ impl Rows {
                 let mut packed = Vec::with_capacity(self.range.len());
                 self.for_each_row(|row| self.block.pack_row(row, &mut packed));
                 (dtype, packed.into())
+            }
+            (BlockType::Mxfp4, _) => {
+                let mut powers = Vec::new();
+                self.for_each_row(|row| self.block.powers_row(row, &mut powers));
+                (dtype, powers.into())
             }
             (_, Part::Scales | Part::Biases) => {
                 let mut affine = Affine { scales: Vec::new(), biases: Vec::new() };

@@ -39,8 +39,9 @@ impl Arithmetic for CudaArithmetic {
     fn matrix(&self, x: &Array, weights: &MatrixWeights) -> Result<Array> {
         match weights {
             MatrixWeights::Tiled(matrix) => product::multiply(&self.kernels, x, &[matrix], Epilogue::Plain),
-            // MLX's quantised product fails or does not end for some layouts, its plain one does not.
-            MatrixWeights::Affine(matrix) => {
+            // MLX's quantised product fails or does not end for some layouts, its plain one does not. All of mxfp4 comes
+            // here: no kernel of ours reads it. What MLX makes of it is bf16, which holds each value exactly.
+            MatrixWeights::Quantized(matrix) => {
                 x.matmul(&matrix.dequantize()?.astype(x.dtype())?.transpose(&[1, 0])?)
             }
             MatrixWeights::Dense(_) => self.graph.matrix(x, weights),

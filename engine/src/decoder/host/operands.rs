@@ -3,8 +3,8 @@
 //! A view says how many arrays a matrix or a layer takes and how to read them; the arrays themselves are only there
 //! while the operation runs. Knows no arithmetic: `blocks` and its parent compute.
 
-use mlxcel_kernels::{self as kernels, Affine, Floats, Projection, Weight};
-use mlxcel_mlx_bridge::{Array, Dtype, HostInput};
+use mlxcel_kernels::{self as kernels, Affine, Floats, Mxfp4, Projection, Weight};
+use mlxcel_mlx_bridge::{Array, Dtype, HostInput, QuantizedLayout, QuantizedMode};
 
 use super::{Outcome, text};
 use crate::decoder::Rope;
@@ -18,8 +18,16 @@ pub(super) type Inputs<'i, 'a> = std::slice::Iter<'i, HostInput<'a>>;
 pub(super) struct MatrixView {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
-    /// Bits and group size of an affine matrix.
-    affine: Option<(u32, usize)>,
+    storage: Storage,
+}
+
+/// How its values are stored.
+#[derive(Clone, Copy)]
+enum Storage {
+    Floats,
+    /// With a number of bits and a group size.
+    Affine(u32, usize),
+    Mxfp4,
 }
 
 impl MatrixView {
@@ -27,16 +35,20 @@ impl MatrixView {
         let size = |array: &Array, axis: usize| array.shape().get(axis).map_or(0, |&size| size as usize);
         match matrix {
             MatrixWeights::Dense(weight) => {
-                Self { outputs: size(weight, 0), inputs: size(weight, 1), affine: None }
+                Self { outputs: size(weight, 0), inputs: size(weight, 1), storage: Storage::Floats }
             }
             // Never made for the CPU; `read` refuses its u32 words as floats.
-            MatrixWeights::Tiled(_) => Self { outputs: 0, inputs: 0, affine: None },
-            MatrixWeights::Affine(quantized) => {
-                let group = quantized.layout.group_size as usize;
+            MatrixWeights::Tiled(_) => Self { outputs: 0, inputs: 0, storage: Storage::Floats },
+            MatrixWeights::Quantized(quantized) => {
+                let QuantizedLayout { bits, group_size, mode } = quantized.layout;
+                let group = group_size as usize;
                 Self {
                     outputs: size(&quantized.weight, 0),
                     inputs: size(&quantized.scales, 1) * group,
-                    affine: Some((quantized.layout.bits as u32, group)),
+                    storage: match mode {
+                        QuantizedMode::Mxfp4 => Storage::Mxfp4,
+                        _ => Storage::Affine(bits as u32, group),
+                    },
                 }
             }
         }
@@ -44,9 +56,13 @@ impl MatrixView {
 
     /// The matrix whose arrays are next among `inputs`, in the order of `MatrixWeights::arrays`.
     pub(super) fn read<'a>(&self, inputs: &mut Inputs<'_, 'a>) -> Outcome<Weight<'a>> {
-        match self.affine {
-            None => Ok(Weight::Dense(floats(next(inputs)?)?)),
-            Some((bits, group)) => Ok(Weight::Affine(Affine {
+        match self.storage {
+            Storage::Floats => Ok(Weight::Dense(floats(next(inputs)?)?)),
+            Storage::Mxfp4 => Ok(Weight::Mxfp4(Mxfp4 {
+                packed: next(inputs)?.as_u32()?,
+                scales: next(inputs)?.as_slice()?,
+            })),
+            Storage::Affine(bits, group) => Ok(Weight::Affine(Affine {
                 packed: next(inputs)?.as_u32()?,
                 scales: floats(next(inputs)?)?,
                 biases: floats(next(inputs)?)?,

@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::time::Instant;
 
-use mlxcel_transport::core::{HEADER_BYTES, Head, Header, Link, ProtocolError};
+use mlxcel_transport::core::{HEADER_BYTES, Link, ProtocolError};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 
+use super::frame::Control;
 use super::{Ended, Way};
 use crate::meet::RAIL;
 
@@ -44,33 +45,15 @@ async fn write(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Ended> {
 
 /// Feeds the link with those of the peer.
 pub(super) async fn listen(way: Way, mut stream: RecvStream) -> Result<Infallible, Ended> {
-    let mut buffer = [0; HEADER_BYTES * 64];
-    let mut filled = 0;
+    let mut control = Control::new();
     loop {
-        match stream.read(&mut buffer[filled..]).await {
-            Ok(Some(count)) => filled += count,
+        let count = match stream.read(control.space()).await {
+            Ok(Some(count)) => count,
             Err(ReadError::ConnectionLost(error)) => return Err(error.into()),
             Ok(None) | Err(_) => return Err(ProtocolError("it ended what has no payload").into()),
-        }
-        let (frames, _) = buffer[..filled].as_chunks::<HEADER_BYTES>();
-        way.shared.ask(way.name, |link| hear(link, frames))??;
-        let heard = frames.len() * HEADER_BYTES;
-        buffer.copy_within(heard..filled, 0);
-        filled -= heard;
+        };
+        way.shared.ask(way.name, |link| control.hear(count, link, Instant::now()))??;
     }
-}
-
-fn hear(link: &mut Link, frames: &[[u8; HEADER_BYTES]]) -> Result<(), ProtocolError> {
-    let now = Instant::now();
-    for frame in frames {
-        let header = Header::parse(frame)?;
-        if header.verb.has_payload() {
-            return Err(ProtocolError("a frame with payload has no stream of its own"));
-        }
-        let placement = link.receive(RAIL, &Head::parse(header, &[])?, now)?;
-        link.placed(RAIL, placement, None, now)?;
-    }
-    Ok(())
 }
 
 /// Before all payload, whatever its priority.

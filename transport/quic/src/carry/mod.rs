@@ -5,6 +5,7 @@
 //! no other. The first task to end ends the link.
 
 mod control;
+pub(crate) mod frame;
 mod layout;
 mod pieces;
 mod send;

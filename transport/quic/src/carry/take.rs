@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use mlxcel_transport::core::{HEADER_BYTES, Head, Header, Link, Placement, ProtocolError, Target};
+use mlxcel_transport::core::{HEADER_BYTES, Header, Link, ProtocolError};
 use quinn::{Chunk, ReadError, ReadExactError, RecvStream};
 use smallvec::SmallVec;
 use tokio::task::JoinSet;
 
-use super::layout::{Layout, TOO_LONG};
+use super::frame::{Incoming, Wanted, opening};
+use super::layout::TOO_LONG;
 use super::{Ended, Way};
 use crate::books::UNWANTED;
-use crate::meet::RAIL;
 
 /// Takes them as they come.
 pub(super) async fn accept(way: Way) -> Result<Infallible, Ended> {
@@ -36,25 +36,22 @@ pub(super) async fn accept(way: Way) -> Result<Infallible, Ended> {
 }
 
 async fn take(way: Way, mut stream: RecvStream) -> Result<(), Ended> {
-    let (head, head_bytes) = read_head(&mut stream).await?;
-    let payload = head.header.payload as usize;
-    let placement = way.shared.ask(way.name, |link| link.receive(RAIL, &head, Instant::now()))??;
-    let (mut whole, mut buffered) = (true, None);
-    match &placement.target {
-        Target::Nothing => {}
-        Target::Discard(_) => whole = false,
-        Target::Buffer(_) => {
-            let mut bytes = vec![0; payload];
-            stream.read_exact(&mut bytes).await.map_err(cut_short)?;
-            buffered = Some(Bytes::from(bytes));
-        }
-        Target::Regions(places) => {
-            let layout = Layout { places, head_bytes, payload };
-            whole = place(&way, &mut stream, &placement, layout).await?;
-        }
+    let (header, further) = read_head(&mut stream).await?;
+    let begin = |link: &mut Link| Incoming::begin(header, &further, link, Instant::now());
+    let mut frame = way.shared.ask(way.name, begin)??;
+    let (mut wanted, mut buffered) = (frame.wanted(), None);
+    while wanted == Wanted::Pieces {
+        let chunks = read(&mut stream).await?;
+        let pieces = chunks.iter().map(|chunk| (chunk.offset, &chunk.bytes[..]));
+        wanted = way.shared.ask(way.name, |link| frame.place(pieces, link, Instant::now()))??;
     }
-    way.shared.ask(way.name, |link| link.placed(RAIL, placement, buffered, Instant::now()))??;
-    if whole {
+    if let Wanted::Whole(len) = wanted {
+        let mut bytes = vec![0; len];
+        stream.read_exact(&mut bytes).await.map_err(cut_short)?;
+        buffered = Some(Bytes::from(bytes));
+    }
+    way.shared.ask(way.name, |link| frame.end(buffered, link, Instant::now()))??;
+    if wanted != Wanted::Neither {
         return read_end(&mut stream).await;
     }
     // That it has ended already saves the peer as much.
@@ -62,16 +59,13 @@ async fn take(way: Way, mut stream: RecvStream) -> Result<(), Ended> {
     Ok(())
 }
 
-async fn read_head(stream: &mut RecvStream) -> Result<(Head, usize), Ended> {
+async fn read_head(stream: &mut RecvStream) -> Result<(Header, SmallVec<[u8; 256]>), Ended> {
     let mut bytes = [0; HEADER_BYTES];
     stream.read_exact(&mut bytes).await.map_err(cut_short)?;
-    let header = Header::parse(&bytes)?;
-    if !header.verb.has_payload() {
-        return Err(ProtocolError("a frame without payload has a stream of its own").into());
-    }
-    let mut further: SmallVec<[u8; 256]> = SmallVec::from_elem(0, header.runs_bytes());
+    let header = opening(&bytes)?;
+    let mut further = SmallVec::from_elem(0, header.runs_bytes());
     stream.read_exact(&mut further).await.map_err(cut_short)?;
-    Ok((Head::parse(header, &further)?, HEADER_BYTES + further.len()))
+    Ok((header, further))
 }
 
 /// A stream is one frame and nothing else.
@@ -80,33 +74,6 @@ async fn read_end(stream: &mut RecvStream) -> Result<(), Ended> {
         None => Ok(()),
         Some(_) => Err(TOO_LONG.into()),
     }
-}
-
-/// Reads a payload into place; whether it was wanted to the end.
-async fn place(
-    way: &Way,
-    stream: &mut RecvStream,
-    placement: &Placement,
-    layout: Layout<'_>,
-) -> Result<bool, Ended> {
-    let mut placed = 0;
-    while placed < layout.payload {
-        let chunks = read(stream).await?;
-        let copy = |link: &mut Link| -> Result<bool, ProtocolError> {
-            link.heard(RAIL, Instant::now());
-            let wanted = link.wants(placement)?;
-            if wanted {
-                for chunk in &chunks {
-                    placed += layout.copy(chunk.offset, &chunk.bytes)?;
-                }
-            }
-            Ok(wanted)
-        };
-        if !way.shared.ask(way.name, copy)?? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// What has come, at least something.
