@@ -48,6 +48,12 @@ pub struct EngineState {
     pub kv_blocks_available: u32,
     /// How often, so far, a sequence gave its blocks up to another and was computed again later.
     pub preemptions: u64,
+    /// Steps done so far.
+    pub steps: u64,
+    /// Tokens computed in them, of prompts and of answers.
+    pub tokens: u64,
+    /// Tokens in the steps under way. While there are any, `steps` moves, or the engine hangs.
+    pub step_tokens: u32,
 }
 
 /// How to load a model.

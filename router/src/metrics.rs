@@ -49,6 +49,7 @@ impl Metrics {
         metrics.gauge(IN_FLIGHT, vec![]).set(0.0);
         metrics.counter(RETRIES, vec![]).absolute(0);
         metrics.counter(RESUMES, vec![]).absolute(0);
+        metrics.counter(MOVES, vec![]).absolute(0);
         Ok(metrics)
     }
 
@@ -86,6 +87,11 @@ impl Metrics {
     /// An answer goes on elsewhere, behind what had been told.
     pub(crate) fn resumed(&self) {
         self.counter(RESUMES, vec![]).increment(1);
+    }
+
+    /// A request left a node that was stalled.
+    pub(crate) fn moved(&self) {
+        self.counter(MOVES, vec![]).increment(1);
     }
 
     pub(crate) fn first_token(&self, model: &str, after: Duration) {
@@ -126,6 +132,7 @@ const BROKEN: &str = "mlxcel_streams_broken_total";
 const TOKENS: &str = "mlxcel_tokens_total";
 const RETRIES: &str = "mlxcel_retries_total";
 const RESUMES: &str = "mlxcel_resumes_total";
+const MOVES: &str = "mlxcel_moves_total";
 const TTFT: &str = "mlxcel_time_to_first_token_seconds";
 const IN_FLIGHT: &str = "mlxcel_requests_in_flight";
 const NODES: &str = "mlxcel_nodes";
@@ -135,6 +142,10 @@ const COUNTERS: &[(&str, &str)] = &[
     (BROKEN, "Streamed answers that ended with an error"),
     (TOKENS, "Tokens processed, by model and kind (prompt or completion)"),
     (RETRIES, "Requests sent again because a node could not serve them"),
+    (
+        MOVES,
+        "Requests that left a stalled node for another, before it was lost; each is a retry or a resume too",
+    ),
     (RESUMES, "Answers that went on elsewhere because a node did not bring them to an end"),
 ];
 const GAUGES: &[(&str, &str)] = &[

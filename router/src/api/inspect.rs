@@ -14,6 +14,7 @@ use super::App;
 use super::error::ApiError;
 use crate::core::fleet::{Availability, Member, NodeId};
 use crate::core::refusal::Refusal;
+use crate::nodes::roster::now;
 
 /// `GET /v1/models`: what can be asked for, and how it stands.
 pub(super) async fn models(State(app): State<App>) -> Response {
@@ -100,6 +101,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
                 },
                 "reason": w.reason,
                 "restarts": w.restarts,
+                "stalled": w.stalled,
                 "pid": w.pid,
                 "models": w.models.iter().map(|m| json!({
                     "id": m.name,
@@ -126,6 +128,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
             "index": d.index, "name": d.name, "memory_bytes": d.memory_bytes, "driver": d.driver,
         })).collect::<Vec<_>>(),
         "draining": member.report.draining,
+        "stalled": !member.flows(now()),
         "in_flight": member.own,
         "load": member.load(),
         "workers": workers,

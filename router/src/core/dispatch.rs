@@ -31,7 +31,7 @@ pub(crate) enum Choice {
     Assemble(Assembly),
     /// The model is being loaded somewhere.
     Loading,
-    /// Every node that has the model has no room.
+    /// Every node that has the model has no room, or does not go on at the moment.
     Busy,
     /// Nobody can serve it now.
     Nowhere(Absence),
@@ -59,10 +59,16 @@ pub(crate) fn choose(
 ) -> Choice {
     let free = |id: &NodeId, m: &Member| standing(id, m) == Standing::Free;
     let serving = || fleet.alive().filter(|(_, m)| m.report.serves(model));
-    if let Some(node) = least_loaded(serving().filter(|(id, m)| free(id, m))) {
+    let flowing = serving().filter(|(id, m)| free(id, m) && flows(m, model, now));
+    if let Some(node) = least_loaded(flowing) {
         return Choice::Serve(node);
     }
-    if serving().any(|(id, m)| standing(id, m) == Standing::Busy) {
+    // What is stalled goes on, or is lost soon.
+    if serving().any(|(id, m)| match standing(id, m) {
+        Standing::Free => !flows(m, model, now),
+        Standing::Busy => true,
+        Standing::Failed => false,
+    }) {
         return Choice::Busy;
     }
     let usable = || fleet.alive().filter(|(id, m)| free(id, m));
@@ -85,6 +91,22 @@ pub(crate) fn choose(
         Some(message) => Absence::LoadFailed(message.to_owned()),
         None => absence(fleet, model),
     })
+}
+
+/// Whether a request that is on `stalled` could go on at once on another node.
+pub(crate) fn has_another(
+    fleet: &Fleet,
+    model: &str,
+    now: Instant,
+    stalled: &NodeId,
+    standing: impl Fn(&NodeId, &Member) -> Standing,
+) -> bool {
+    let mut others = fleet.alive().filter(|(id, m)| *id != stalled && m.report.serves(model));
+    others.any(|(id, m)| standing(id, m) == Standing::Free && flows(m, model, now))
+}
+
+fn flows(member: &Member, model: &str, now: Instant) -> bool {
+    member.flows(now) && member.report.flows(model)
 }
 
 /// What can be done about a model that no device holds alone; none where nothing is known of its size.

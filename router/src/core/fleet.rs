@@ -1,17 +1,28 @@
 //! The nodes as far as this router knows: who is alive, how loaded, with which models.
 //!
 //! Bookkeeping only: it chooses no node (`dispatch`) and holds no connection (`cluster`). A node is
-//! alive while it reports; `SILENCE` without a report and it is lost.
+//! alive while it reports; `SILENCE` without a report or beat and it is lost, and before that, where requests of ours are on
+//! it, stalled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlxcel_protocol::v1::Finished;
+
 use super::report::Report;
+use super::speed::Speed;
 
 /// A node that reports nothing for this long is lost, whatever its sockets say.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+
+/// A node that has requests of ours and gives no sign of life for this long is stalled: it gets nothing new, and what it
+/// has may go on elsewhere. Its beats come every 150 ms: four are missing. Nothing is lost where that is wrong.
+pub(crate) const STALL: Duration = Duration::from_millis(700);
+
+/// Whoever is not asked for the time for this long was not running, and blames no node for its silence.
+const ASLEEP: Duration = Duration::from_millis(500);
 
 /// How long a lost node's models are remembered, so that requests for them wait for its return
 /// rather than being told that no such model exists.
@@ -72,8 +83,14 @@ pub(crate) struct Member {
     pub(crate) epoch: u64,
     /// Reports received in this appearance.
     pub(crate) reports: u64,
-    /// When the latest report came.
+    /// When the latest report or beat came.
     pub(crate) heard_at: Instant,
+    /// Whether it beats.
+    beats: bool,
+    /// Found stalled when the last request of ours left it, and not heard since.
+    stalled: bool,
+    /// Since when it has had requests of ours without a break, and so beats quickly.
+    busy_since: Instant,
     /// Our requests on the node now.
     pub(crate) own: u32,
     /// Requests of other routers, as of the latest report.
@@ -81,6 +98,8 @@ pub(crate) struct Member {
     /// Orders nodes by when they were last picked.
     pub(crate) last_pick: u64,
     failed_loads: BTreeMap<String, (Instant, String)>,
+    /// By model.
+    speeds: BTreeMap<String, Speed>,
 }
 
 impl Member {
@@ -92,6 +111,18 @@ impl Member {
     /// lags behind our picks, so ours are never read from it.
     pub(crate) fn load(&self) -> u32 {
         self.others.saturating_add(self.own)
+    }
+
+    /// Whether it goes on, as far as its signs of life tell.
+    pub(crate) fn flows(&self, now: Instant) -> bool {
+        let silent_since = self.heard_at.max(self.busy_since);
+        let silent = now.saturating_duration_since(silent_since) >= STALL;
+        !(self.stalled || self.beats && self.own > 0 && silent)
+    }
+
+    /// How fast it is with `model`, where it has answered.
+    pub(crate) fn speed(&self, model: &str) -> Option<&Speed> {
+        self.speeds.get(model)
     }
 
     /// Why the last load of `model` failed here, while that is recent.
@@ -128,9 +159,22 @@ pub(crate) struct Fleet {
     layout: Option<Vec<usize>>,
     epochs: u64,
     picks: u64,
+    /// When the time was last told.
+    looked_at: Option<Instant>,
 }
 
 impl Fleet {
+    /// It is `now`. Told before anything is judged by how long ago something was.
+    pub(crate) fn at(&mut self, now: Instant) {
+        let asleep = self.looked_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.looked_at = Some(now);
+        if asleep >= ASLEEP {
+            for member in self.members.values_mut() {
+                member.heard_at = (member.heard_at + asleep).min(now);
+            }
+        }
+    }
+
     /// Every member in the order of ids, lost ones included.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         self.members.iter()
@@ -156,10 +200,14 @@ impl Fleet {
                 epoch: *epochs,
                 reports: 0,
                 heard_at: now,
+                beats: false,
+                stalled: false,
+                busy_since: now,
                 own: 0,
                 others: 0,
                 last_pick: 0,
                 failed_loads: BTreeMap::new(),
+                speeds: BTreeMap::new(),
             }
         };
         let member = self.members.entry(node.clone()).or_insert_with(&mut appear);
@@ -170,6 +218,17 @@ impl Fleet {
         member.report = report;
         member.reports += 1;
         member.heard_at = now;
+        member.stalled = false;
+    }
+
+    /// A sign of life came, from a node that gives them. True where it is news that it goes on.
+    pub(crate) fn beats(&mut self, node: &NodeId, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(node).filter(|m| m.alive()) else { return false };
+        let stalled = !member.flows(now);
+        member.heard_at = now;
+        member.beats = true;
+        member.stalled = false;
+        stalled
     }
 
     /// The connection to the node ended. False when the node was not alive.
@@ -186,6 +245,7 @@ impl Fleet {
 
     /// Loses every node that has been silent too long and returns them; forgets those lost long ago.
     pub(crate) fn lose_silent(&mut self, now: Instant) -> Vec<NodeId> {
+        self.at(now);
         self.members
             .retain(|_, member| member.lost_at.is_none_or(|at| now.saturating_duration_since(at) < MEMORY));
         let silent: Vec<NodeId> = self
@@ -200,21 +260,35 @@ impl Fleet {
     }
 
     /// Counts a request of ours towards the node's load until `release`.
-    pub(crate) fn pick(&mut self, node: &NodeId) -> Option<Pick> {
+    pub(crate) fn pick(&mut self, node: &NodeId, now: Instant) -> Option<Pick> {
         let member = self.members.get_mut(node).filter(|m| m.alive())?;
         self.picks += 1;
+        if member.own == 0 {
+            member.busy_since = now;
+        }
         member.own += 1;
         member.last_pick = self.picks;
         Some(Pick { node: node.clone(), epoch: member.epoch })
     }
 
     /// The request has ended on the node.
-    pub(crate) fn release(&mut self, pick: &Pick) {
+    pub(crate) fn release(&mut self, pick: &Pick, now: Instant) {
         if let Some(member) = self.members.get_mut(&pick.node)
             && member.epoch == pick.epoch
         {
+            member.stalled = !member.flows(now);
             member.own = member.own.saturating_sub(1);
         }
+    }
+
+    /// A request for `model` has ended well on the node.
+    pub(crate) fn learn(&mut self, pick: &Pick, model: &str, finished: &Finished) {
+        let Some(member) = self.members.get_mut(&pick.node).filter(|m| m.epoch == pick.epoch) else { return };
+        let computed = finished.prompt_tokens.saturating_sub(finished.cached_tokens);
+        let prefill = Duration::from_micros(finished.prefill_micros);
+        let decode = Duration::from_micros(finished.decode_micros);
+        let speed = member.speeds.entry(model.to_owned()).or_default();
+        speed.learn((computed, prefill), (finished.completion_tokens, decode));
     }
 
     /// A load was asked for. False when that load is already under way.

@@ -9,6 +9,8 @@ pub(crate) mod dispatch;
 pub(crate) mod fleet;
 pub(crate) mod refusal;
 pub(crate) mod report;
+pub(crate) mod speed;
+pub(crate) mod watchdog;
 
 #[cfg(test)]
 mod tests;

@@ -70,8 +70,10 @@ impl WorkerReport {
 /// How one model stands on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Holding {
-    /// Workers that can serve it now.
+    /// Workers that can serve it, stalled ones included.
     pub(crate) ready_on: u32,
+    /// The devices of those of them that are stalled.
+    pub(crate) stalled_on: Vec<u32>,
     /// Workers still loading it.
     pub(crate) loading_on: u32,
     /// Sequences running.
@@ -103,7 +105,10 @@ impl Report {
                     continue;
                 }
                 match model.status() {
-                    ModelStatus::Ready => holding.ready_on += 1,
+                    ModelStatus::Ready => {
+                        holding.ready_on += 1;
+                        holding.stalled_on.extend(worker.stalled.then_some(worker.device_index));
+                    }
                     ModelStatus::Loading => holding.loading_on += 1,
                     // Who leads the replica is asked.
                     ModelStatus::Following | ModelStatus::Unspecified => {}
@@ -120,6 +125,19 @@ impl Report {
     /// Whether requests for `model` can be sent.
     pub(crate) fn serves(&self, model: &str) -> bool {
         !self.draining && self.models.get(model).is_some_and(|m| m.ready_on > 0)
+    }
+
+    /// Whether some worker that has `model` goes on.
+    pub(crate) fn flows(&self, model: &str) -> bool {
+        self.models.get(model).is_some_and(|m| m.ready_on as usize > m.stalled_on.len())
+    }
+
+    /// Whether the worker of this device, or of any that has `model` where the device is not known, goes on.
+    pub(crate) fn flows_on(&self, model: &str, device: Option<u32>) -> bool {
+        match (device, self.models.get(model)) {
+            (Some(device), Some(holding)) => !holding.stalled_on.contains(&device),
+            _ => self.flows(model),
+        }
     }
 
     /// Whether `model` is on its way.

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use mlxcel_protocol::v1::NodeState;
 use mlxcel_protocol::v1::node_client::NodeClient;
+use mlxcel_protocol::v1::{Finished, NodeState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::core::assembly::{Assembly, RankPlace};
-use crate::core::attempt::{Attempt, Step};
+use crate::core::attempt::{Attempt, Happening, Step, Verdict, Watch};
 use crate::core::fleet::{Failed, Fleet, NodeId, Pick, SILENCE};
 use crate::core::refusal::Refusal;
 use crate::core::report::Report;
@@ -128,6 +128,22 @@ impl Roster {
         self.0.changed.send_replace(());
     }
 
+    /// The node gave a sign of life over the connection that `loss` belongs to.
+    pub(crate) fn beats(&self, node: &NodeId, loss: &Loss) {
+        let now = now();
+        let mut guard = self.lock();
+        if !guard.links.get(node).is_some_and(|l| l.loss.same(loss)) {
+            return;
+        }
+        guard.fleet.at(now);
+        let goes_on = guard.fleet.beats(node, now);
+        drop(guard);
+        if goes_on {
+            tracing::info!(%node, "the node goes on");
+            self.0.changed.send_replace(());
+        }
+    }
+
     /// The connection that `loss` belongs to has ended.
     pub(crate) fn lost(&self, node: &NodeId, loss: &Loss, cause: &str) {
         let mut guard = self.lock();
@@ -169,11 +185,13 @@ impl Roster {
     pub(crate) fn order(&self, attempt: &mut Attempt) -> Order {
         let mut guard = self.lock();
         let state = &mut *guard;
-        match attempt.next(&state.fleet, now()) {
-            Step::Generate(node) => match (state.links.get(&node), state.fleet.pick(&node)) {
+        let now = now();
+        state.fleet.at(now);
+        match attempt.next(&state.fleet, now) {
+            Step::Generate(node) => match (state.links.get(&node), state.fleet.pick(&node, now)) {
                 (Some(link), Some(pick)) => Order::Go(pick, link.clone()),
                 // Links and the fleet change under one lock, so a living member has a link.
-                _ => Order::Wait(Some(now())),
+                _ => Order::Wait(Some(now)),
             },
             Step::Load(node) => match state.links.get(&node) {
                 Some(link) if state.fleet.load_begins(&node, attempt.model()) => {
@@ -198,7 +216,28 @@ impl Roster {
 
     /// A request has left its node.
     pub(crate) fn release(&self, pick: &Pick) {
-        self.lock().fleet.release(pick);
+        let now = now();
+        let mut guard = self.lock();
+        guard.fleet.at(now);
+        guard.fleet.release(pick, now);
+    }
+
+    /// What it means for a request that something happened on its node.
+    pub(crate) fn happened(&self, attempt: &mut Attempt, happening: Happening) -> Verdict {
+        attempt.on(happening, &self.lock().fleet, now())
+    }
+
+    /// What it means for a request that nothing happened on its node.
+    pub(crate) fn watch(&self, attempt: &mut Attempt) -> Watch {
+        let now = now();
+        let mut guard = self.lock();
+        guard.fleet.at(now);
+        attempt.watch(&guard.fleet, now)
+    }
+
+    /// A request for `model` has ended well.
+    pub(crate) fn learn(&self, pick: &Pick, model: &str, finished: &Finished) {
+        self.lock().fleet.learn(pick, model, finished);
     }
 
     /// A load that `order` asked for has ended.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::attempt::{Attempt, Verdict};
+use crate::core::attempt::{Attempt, Verdict, Watch};
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
 use crate::nodes::roster::{Order, Roster, now};
@@ -48,6 +48,9 @@ pub(crate) struct Run {
     attempt: Attempt,
     leg: Option<Leg>,
     legs: u32,
+    /// When to look whether the node goes on.
+    look_at: Instant,
+
     deadline: Option<Deadline>,
     told: Told,
     _in_flight: InFlight,
@@ -68,6 +71,7 @@ impl Run {
             attempt,
             leg: None,
             legs: 0,
+            look_at: now(),
             deadline,
             told: Told::default(),
             _in_flight: in_flight,
@@ -99,9 +103,20 @@ impl Run {
             let Some(leg) = self.leg.as_mut() else {
                 continue;
             };
-            let (happening, piece) = leg.next().await;
             let roster = &self.relay.roster;
-            let verdict = roster.fleet(|fleet| self.attempt.on(happening, fleet, now()));
+            let (verdict, piece) = tokio::select! {
+                biased;
+                (happening, piece) = leg.next() => {
+                    if let Some(Piece::Finished(finished)) = &piece {
+                        roster.learn(leg.pick(), self.attempt.model(), finished);
+                    }
+                    (roster.happened(&mut self.attempt, happening), piece)
+                }
+                cause = stalled(roster, &mut self.attempt, &mut self.look_at) => {
+                    self.relay.metrics.moved();
+                    (Verdict::Retry(cause), None)
+                }
+            };
             match verdict {
                 Verdict::Hold => {}
                 Verdict::Forward => {
@@ -173,6 +188,17 @@ impl Run {
                 }
                 Order::Refuse(refusal) => return Err(refusal),
             }
+        }
+    }
+}
+
+/// Returns when the node is to be left although it is not lost; says why.
+async fn stalled(roster: &Roster, attempt: &mut Attempt, look_at: &mut Instant) -> String {
+    loop {
+        tokio::time::sleep_until((*look_at).into()).await;
+        match roster.watch(attempt) {
+            Watch::Until(until) => *look_at = until,
+            Watch::Move(cause) => return cause,
         }
     }
 }

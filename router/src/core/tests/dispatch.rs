@@ -66,8 +66,8 @@ fn equal_nodes_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..6 {
         let Choice::Serve(node) = chosen(&world) else { panic!("all are ready") };
-        let pick = world.fleet.pick(&node).expect("alive");
-        world.fleet.release(&pick);
+        let pick = world.fleet.pick(&node, world.now).expect("alive");
+        world.fleet.release(&pick, world.now);
         turns.push(node.as_str().to_owned());
     }
     assert_eq!(turns, ["a", "b", "c", "a", "b", "c"]);

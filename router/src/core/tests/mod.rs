@@ -4,12 +4,15 @@ mod assembly;
 mod attempt;
 mod dispatch;
 mod fleet;
+mod hangs;
 mod random;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 
 use mlxcel_protocol::v1::{ModelState, ModelStatus, NodeState, WorkerHealth, WorkerState};
 
+use super::attempt::Happening;
 use super::fleet::{Fleet, NodeId};
 use super::report::Report;
 
@@ -40,6 +43,10 @@ impl World {
     fn waits(&mut self, time: Duration) {
         self.now += time;
     }
+}
+
+fn started() -> Happening {
+    Happening::Started { prompt_tokens: 8, device: Some(0) }
 }
 
 fn id(name: &str) -> NodeId {
