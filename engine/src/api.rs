@@ -36,6 +36,8 @@ pub struct EngineState {
     pub running: u32,
     /// Sequences waiting for room.
     pub waiting: u32,
+    /// Most sequences that run at once; 0 where that is not known.
+    pub max_running: u32,
     /// Longest prompt plus output, in tokens.
     pub context_tokens: u32,
     /// Bytes of weights.

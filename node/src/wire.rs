@@ -164,6 +164,7 @@ pub(crate) fn ready_model(name: &str, state: EngineState) -> v1::ModelState {
         context_tokens: state.context_tokens,
         weight_bytes: state.weight_bytes,
         kv_bytes: state.kv_bytes,
+        max_running: state.max_running,
     }
 }
 

@@ -104,6 +104,11 @@ impl Metrics {
         self.counter(TOKENS, of("completion")).increment(completion.into());
     }
 
+    /// How many requests wait for room on a node now.
+    pub(crate) fn queued(&self, requests: usize) {
+        self.gauge(QUEUED, vec![]).set(requests as f64);
+    }
+
     /// How many nodes there are now.
     pub(crate) fn nodes(&self, connected: usize, unreachable: usize) {
         for (state, count) in [("connected", connected), ("unreachable", unreachable)] {
@@ -135,6 +140,7 @@ const RESUMES: &str = "mlxcel_resumes_total";
 const MOVES: &str = "mlxcel_moves_total";
 const TTFT: &str = "mlxcel_time_to_first_token_seconds";
 const IN_FLIGHT: &str = "mlxcel_requests_in_flight";
+const QUEUED: &str = "mlxcel_requests_queued";
 const NODES: &str = "mlxcel_nodes";
 
 const COUNTERS: &[(&str, &str)] = &[
@@ -150,6 +156,7 @@ const COUNTERS: &[(&str, &str)] = &[
 ];
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT, "Requests being served"),
+    (QUEUED, "Requests that wait in the router for room on a node"),
     (NODES, "Nodes seen, by whether the router is connected to them"),
 ];
 

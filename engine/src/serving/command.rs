@@ -41,6 +41,7 @@ pub(super) struct SharedState {
     weight_bytes: u64,
     running: AtomicU32,
     waiting: AtomicU32,
+    max_running: AtomicU32,
     kv_bytes: AtomicU64,
     kv_blocks: u32,
     kv_blocks_available: AtomicU32,
@@ -52,13 +53,14 @@ pub(super) struct SharedState {
 
 impl SharedState {
     pub(super) fn new(context_tokens: u32, weight_bytes: u64, kv_blocks: usize) -> Self {
-        let (running, waiting, kv_bytes) = Default::default();
+        let (running, waiting, max_running, kv_bytes) = Default::default();
         let kv_blocks = count(kv_blocks);
         Self {
             context_tokens,
             weight_bytes,
             running,
             waiting,
+            max_running,
             kv_bytes,
             kv_blocks,
             kv_blocks_available: AtomicU32::new(kv_blocks),
@@ -77,6 +79,7 @@ impl SharedState {
     }
 
     pub(super) fn publish(&self, scheduler: &Scheduler, kv_bytes: u64) {
+        self.max_running.store(count(scheduler.max_sequences()), Ordering::Relaxed);
         self.running.store(count(scheduler.running()), Ordering::Relaxed);
         self.waiting.store(count(scheduler.waiting()), Ordering::Relaxed);
         self.kv_blocks_available.store(count(scheduler.store().available()), Ordering::Relaxed);
@@ -88,6 +91,7 @@ impl SharedState {
         EngineState {
             running: self.running.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
+            max_running: self.max_running.load(Ordering::Relaxed),
             kv_bytes: self.kv_bytes.load(Ordering::Relaxed),
             kv_blocks: self.kv_blocks,
             kv_blocks_available: self.kv_blocks_available.load(Ordering::Relaxed),

@@ -71,6 +71,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         (nodes, models, able)
     });
     let body = json!({
+        "queued": app.relay.roster.queued(),
         "status": if able { "ok" } else { "unavailable" },
         "version": env!("CARGO_PKG_VERSION"),
         "cluster": &*app.cluster,
@@ -139,6 +140,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let connected = app.relay.roster.fleet(|fleet| fleet.alive().count());
     let metrics = &app.relay.metrics;
+    metrics.queued(app.relay.roster.queued());
     metrics.nodes(connected, app.members.unreachable().len());
     let format = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], metrics.render()).into_response()

@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Load(NodeId),
     /// Form this replica, unless that is under way, then ask again.
     Assemble(Assembly),
+    /// Wait for room; ask again when it is this request's turn.
+    Queue,
     /// Ask again when the fleet has changed, and at this time at the latest.
     Wait(Option<Instant>),
     /// Give up.
@@ -85,6 +87,10 @@ pub(crate) struct Attempt {
     phase: Phase,
     setbacks: BTreeMap<NodeId, Setback>,
     crashes: u32,
+    /// Whether it has been on a node: then it waits for nobody's turn any more.
+    begun: bool,
+    /// Others go first.
+    held_back: bool,
     /// How often it has left a node that was not lost.
     moves: u32,
     last_failure: Option<(FailureKind, String)>,
@@ -128,6 +134,8 @@ impl Attempt {
             phase: Phase::Choosing,
             setbacks: BTreeMap::new(),
             crashes: 0,
+            begun: false,
+            held_back: false,
             moves: 0,
             last_failure: None,
         }
@@ -138,12 +146,27 @@ impl Attempt {
         &self.model
     }
 
+    /// Whether it has been on a node.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether it is to wait where it could go, since it is another's turn. Of no effect once it has begun.
+    pub(crate) fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
+    }
+
     /// What to do now. Only asked while the request is on no node.
     pub(crate) fn next(&mut self, fleet: &Fleet, now: Instant) -> Step {
-        let choice = dispatch::choose(fleet, &self.model, now, |id, m| self.standing(id, m, now));
+        let standing = |id: &NodeId, m: &Member| self.standing(id, m, now);
+        let choice = match dispatch::choose(fleet, &self.model, now, standing, self.begun) {
+            Choice::Serve(_) if self.held_back && !self.begun => Choice::Full,
+            choice => choice,
+        };
         match choice {
             Choice::Serve(node) => {
                 self.stop_waiting(now);
+                self.begun = true;
                 self.phase = Phase::Sent(node.clone(), Watchdog::new(now));
                 Step::Generate(node)
             }
@@ -159,6 +182,11 @@ impl Attempt {
             Choice::Loading => {
                 self.stop_waiting(now);
                 Step::Wait(None)
+            }
+            // However long that takes: those before it end, or their nodes are lost.
+            Choice::Full => {
+                self.stop_waiting(now);
+                Step::Queue
             }
             Choice::Busy => self.wait(now, Absence::Away),
             Choice::Nowhere(Absence::Unknown) => self.end(Refusal::UnknownModel {

@@ -31,6 +31,8 @@ pub(crate) enum Choice {
     Assemble(Assembly),
     /// The model is being loaded somewhere.
     Loading,
+    /// Every node that has the model and goes on has as much as it can do.
+    Full,
     /// Every node that has the model has no room, or does not go on at the moment.
     Busy,
     /// Nobody can serve it now.
@@ -50,18 +52,22 @@ pub(crate) enum Absence {
     LoadFailed(String),
 }
 
-/// Chooses for a request for `model`, regarding each node as `standing` says.
+/// Chooses for a request for `model`, regarding each node as `standing` says. One that `crowds` is let in where there is no room.
 pub(crate) fn choose(
     fleet: &Fleet,
     model: &str,
     now: Instant,
     standing: impl Fn(&NodeId, &Member) -> Standing,
+    crowds: bool,
 ) -> Choice {
     let free = |id: &NodeId, m: &Member| standing(id, m) == Standing::Free;
     let serving = || fleet.alive().filter(|(_, m)| m.report.serves(model));
-    let flowing = serving().filter(|(id, m)| free(id, m) && flows(m, model, now));
-    if let Some(node) = least_loaded(flowing) {
+    let flowing = || serving().filter(|(id, m)| free(id, m) && flows(m, model, now));
+    if let Some(node) = least_loaded(flowing().filter(|(_, m)| crowds || m.has_room(model))) {
         return Choice::Serve(node);
+    }
+    if flowing().next().is_some() {
+        return Choice::Full;
     }
     // What is stalled goes on, or is lost soon.
     if serving().any(|(id, m)| match standing(id, m) {

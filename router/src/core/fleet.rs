@@ -69,6 +69,7 @@ impl fmt::Display for NodeId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pick {
     pub(crate) node: NodeId,
+    model: String,
     epoch: u64,
 }
 
@@ -95,6 +96,8 @@ pub(crate) struct Member {
     pub(crate) own: u32,
     /// Requests of other routers, as of the latest report.
     others: u32,
+    /// Both, for each model.
+    of_model: BTreeMap<String, Load>,
     /// Orders nodes by when they were last picked.
     pub(crate) last_pick: u64,
     failed_loads: BTreeMap<String, (Instant, String)>,
@@ -125,11 +128,25 @@ impl Member {
         self.speeds.get(model)
     }
 
+    /// Whether one more request for `model` would run soon.
+    pub(crate) fn has_room(&self, model: &str) -> bool {
+        let Load { own, others } = self.of_model.get(model).copied().unwrap_or_default();
+        let room = self.report.models.get(model).map_or(u32::MAX, |holding| holding.slots.room());
+        own.saturating_add(others) < room
+    }
+
     /// Why the last load of `model` failed here, while that is recent.
     pub(crate) fn failed_load(&self, model: &str, now: Instant) -> Option<&str> {
         let (at, message) = self.failed_loads.get(model)?;
         (now.saturating_duration_since(*at) < LOAD_PAUSE).then_some(message.as_str())
     }
+}
+
+/// Requests for one model on a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    own: u32,
+    others: u32,
 }
 
 /// How forming a replica goes.
@@ -205,6 +222,7 @@ impl Fleet {
                 busy_since: now,
                 own: 0,
                 others: 0,
+                of_model: BTreeMap::new(),
                 last_pick: 0,
                 failed_loads: BTreeMap::new(),
                 speeds: BTreeMap::new(),
@@ -215,6 +233,11 @@ impl Fleet {
             *member = appear();
         }
         member.others = report.queued.saturating_sub(member.own);
+        member.of_model.retain(|model, load| load.own > 0 || report.models.contains_key(model));
+        for (model, holding) in &report.models {
+            let load = member.of_model.entry(model.clone()).or_default();
+            load.others = holding.running.saturating_add(holding.waiting).saturating_sub(load.own);
+        }
         member.report = report;
         member.reports += 1;
         member.heard_at = now;
@@ -260,7 +283,7 @@ impl Fleet {
     }
 
     /// Counts a request of ours towards the node's load until `release`.
-    pub(crate) fn pick(&mut self, node: &NodeId, now: Instant) -> Option<Pick> {
+    pub(crate) fn pick(&mut self, node: &NodeId, model: &str, now: Instant) -> Option<Pick> {
         let member = self.members.get_mut(node).filter(|m| m.alive())?;
         self.picks += 1;
         if member.own == 0 {
@@ -268,7 +291,8 @@ impl Fleet {
         }
         member.own += 1;
         member.last_pick = self.picks;
-        Some(Pick { node: node.clone(), epoch: member.epoch })
+        member.of_model.entry(model.to_owned()).or_default().own += 1;
+        Some(Pick { node: node.clone(), model: model.to_owned(), epoch: member.epoch })
     }
 
     /// The request has ended on the node.
@@ -278,16 +302,19 @@ impl Fleet {
         {
             member.stalled = !member.flows(now);
             member.own = member.own.saturating_sub(1);
+            if let Some(load) = member.of_model.get_mut(&pick.model) {
+                load.own = load.own.saturating_sub(1);
+            }
         }
     }
 
-    /// A request for `model` has ended well on the node.
-    pub(crate) fn learn(&mut self, pick: &Pick, model: &str, finished: &Finished) {
+    /// A request has ended well on the node.
+    pub(crate) fn learn(&mut self, pick: &Pick, finished: &Finished) {
         let Some(member) = self.members.get_mut(&pick.node).filter(|m| m.epoch == pick.epoch) else { return };
         let computed = finished.prompt_tokens.saturating_sub(finished.cached_tokens);
         let prefill = Duration::from_micros(finished.prefill_micros);
         let decode = Duration::from_micros(finished.decode_micros);
-        let speed = member.speeds.entry(model.to_owned()).or_default();
+        let speed = member.speeds.entry(pick.model.clone()).or_default();
         speed.learn((computed, prefill), (finished.completion_tokens, decode));
     }
 

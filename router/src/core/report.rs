@@ -67,6 +67,39 @@ impl WorkerReport {
     }
 }
 
+/// Most sequences at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Some worker does not say.
+    Unknown,
+    Known(u32),
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::Known(0)
+    }
+}
+
+impl Slots {
+    /// With those of another worker.
+    fn and(self, more: u32) -> Self {
+        match (self, more) {
+            (Self::Known(slots), 1..) => Self::Known(slots.saturating_add(more)),
+            _ => Self::Unknown,
+        }
+    }
+
+    /// How many requests are sent there: some more than run, so that one that ends is followed at once.
+    pub(crate) fn room(self) -> u32 {
+        match self {
+            // Of none, nothing has been said: it has just been loaded.
+            Self::Unknown | Self::Known(0) => u32::MAX,
+            Self::Known(slots) => slots.saturating_add(slots.div_ceil(8)),
+        }
+    }
+}
+
 /// How one model stands on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Holding {
@@ -82,6 +115,8 @@ pub(crate) struct Holding {
     pub(crate) waiting: u32,
     /// Longest prompt plus output, in tokens; 0 when unknown.
     pub(crate) context_tokens: u32,
+    /// Most sequences that its workers run at once.
+    pub(crate) slots: Slots,
 }
 
 impl Report {
@@ -107,6 +142,7 @@ impl Report {
                 match model.status() {
                     ModelStatus::Ready => {
                         holding.ready_on += 1;
+                        holding.slots = holding.slots.and(model.max_running);
                         holding.stalled_on.extend(worker.stalled.then_some(worker.device_index));
                     }
                     ModelStatus::Loading => holding.loading_on += 1,

@@ -7,18 +7,22 @@ mod assemble;
 mod leg;
 mod load;
 mod told;
+pub(crate) mod turn;
 
 use std::time::{Duration, Instant};
 
+use mlxcel_protocol::Message;
 use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::attempt::{Attempt, Verdict, Watch};
+use crate::core::queue::Claim;
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
 use crate::nodes::roster::{Order, Roster, now};
 use leg::Leg;
 use told::Told;
+use turn::Turn;
 
 /// What requests need of the router.
 #[derive(Debug, Clone)]
@@ -53,6 +57,7 @@ pub(crate) struct Run {
 
     deadline: Option<Deadline>,
     told: Told,
+    turn: Turn,
     _in_flight: InFlight,
 }
 
@@ -65,6 +70,8 @@ impl Run {
         sampling.seed.get_or_insert_with(rand::random);
         let in_flight = relay.metrics.request_begins();
         let deadline = timeout.map(|timeout| Deadline { timeout, at: now() + timeout });
+        let claim = claim(&request, deadline.map(|deadline| deadline.at));
+        let turn = Turn::new(relay.roster.clone(), &request.model, claim);
         Self {
             relay,
             request,
@@ -74,6 +81,7 @@ impl Run {
             look_at: now(),
             deadline,
             told: Told::default(),
+            turn,
             _in_flight: in_flight,
         }
     }
@@ -108,7 +116,7 @@ impl Run {
                 biased;
                 (happening, piece) = leg.next() => {
                     if let Some(Piece::Finished(finished)) = &piece {
-                        roster.learn(leg.pick(), self.attempt.model(), finished);
+                        roster.learn(leg.pick(), finished);
                     }
                     (roster.happened(&mut self.attempt, happening), piece)
                 }
@@ -159,7 +167,7 @@ impl Run {
         let mut changes = self.relay.roster.changes();
         loop {
             changes.mark_unchanged();
-            match self.relay.roster.order(&mut self.attempt) {
+            match self.relay.roster.order(&mut self.attempt, &mut self.turn) {
                 Order::Go(pick, link) => {
                     self.legs += 1;
                     let mut request = self.request.clone();
@@ -180,6 +188,7 @@ impl Run {
                 Order::Assemble(assembly, links) => {
                     tokio::spawn(assemble::assemble(self.relay.roster.clone(), assembly, links));
                 }
+                Order::Queue => self.turn.called.notified().await,
                 Order::Wait(until) => {
                     tokio::select! {
                         _ = changes.changed() => {}
@@ -189,6 +198,20 @@ impl Run {
                 Order::Refuse(refusal) => return Err(refusal),
             }
         }
+    }
+}
+
+/// What a request asks of the queue. Nobody has counted its tokens yet.
+fn claim(request: &GenerateRequest, deadline: Option<Instant>) -> Claim {
+    let bytes = request.encoded_len();
+    let answer = if request.max_tokens > 0 { request.max_tokens } else { USUAL_ANSWER_TOKENS };
+    let answers = u64::from(answer) * u64::from(request.choices.max(1));
+    Claim {
+        client: request.client.clone(),
+        priority: request.priority,
+        tokens: (bytes / BYTES_PER_TOKEN) as u64 + answers,
+        bytes,
+        deadline,
     }
 }
 
@@ -232,3 +255,7 @@ async fn sleep_until(at: Option<std::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// What an answer without a limit is taken for.
+const USUAL_ANSWER_TOKENS: u32 = 512;
+const BYTES_PER_TOKEN: usize = 4;

@@ -45,7 +45,7 @@ fn world_of(nodes: &[(&str, NodeState)]) -> World {
 }
 
 fn chosen(world: &World) -> Choice {
-    choose(&world.fleet, MODEL, world.now, |_, _| Standing::Free)
+    choose(&world.fleet, MODEL, world.now, |_, _| Standing::Free, false)
 }
 
 #[track_caller]

@@ -6,14 +6,20 @@ use super::*;
 use crate::core::dispatch::{Absence, Choice, Standing, choose};
 
 fn chosen(world: &World) -> Choice {
-    choose(&world.fleet, "m", world.now, |_, _| Standing::Free)
+    choose(&world.fleet, "m", world.now, |_, _| Standing::Free, false)
 }
 
 fn chosen_regarding(world: &World, node: &str, standing: Standing) -> Choice {
-    choose(&world.fleet, "m", world.now, |id, _| match id.as_str() == node {
-        true => standing,
-        false => Standing::Free,
-    })
+    choose(
+        &world.fleet,
+        "m",
+        world.now,
+        |id, _| match id.as_str() == node {
+            true => standing,
+            false => Standing::Free,
+        },
+        false,
+    )
 }
 
 fn world_of(nodes: &[(&str, NodeState)]) -> World {
@@ -66,7 +72,7 @@ fn equal_nodes_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..6 {
         let Choice::Serve(node) = chosen(&world) else { panic!("all are ready") };
-        let pick = world.fleet.pick(&node, world.now).expect("alive");
+        let pick = world.fleet.pick(&node, "m", world.now).expect("alive");
         world.fleet.release(&pick, world.now);
         turns.push(node.as_str().to_owned());
     }

@@ -141,7 +141,7 @@ impl Cluster {
         if request.leg.is_none()
             && let Step::Generate(node) = request.attempt.next(&self.world.fleet, self.world.now)
         {
-            let pick = self.world.fleet.pick(&node, self.world.now).expect("alive");
+            let pick = self.world.fleet.pick(&node, "m", self.world.now).expect("alive");
             let next = u32::try_from(request.told.len()).expect("few");
             request.leg = Some(Leg { pick, next, started: false });
         }

@@ -5,6 +5,7 @@ mod attempt;
 mod dispatch;
 mod fleet;
 mod hangs;
+mod queue;
 mod random;
 mod watchdog;
 

@@ -66,6 +66,7 @@ impl Play {
                     assert!(until > self.world.now, "waits for the past");
                     return;
                 }
+                Step::Queue => panic!("there is room"),
                 Step::Load(node) => panic!("{node} has nothing to load"),
                 Step::Assemble(assembly) => panic!("nobody said how large {} is", assembly.model),
             }
