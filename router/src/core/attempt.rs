@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use mlxcel_protocol::v1::FailureKind;
 
 use super::assembly::Assembly;
-use super::dispatch::{self, Absence, Choice, Standing};
+use super::cost::Ask;
+use super::dispatch::{self, Absence, Choice, Standing, Wish};
 use super::fleet::{Fleet, Member, NodeId};
+use super::prefixes::Cuts;
 use super::refusal::Refusal;
 use super::watchdog::{GLANCE, Judgement, MOST_MOVES, Watchdog};
 
@@ -91,6 +93,8 @@ pub(crate) struct Attempt {
     begun: bool,
     /// Others go first.
     held_back: bool,
+    wish: Wish,
+    cuts: Cuts,
     /// How often it has left a node that was not lost.
     moves: u32,
     last_failure: Option<(FailureKind, String)>,
@@ -136,9 +140,26 @@ impl Attempt {
             crashes: 0,
             begun: false,
             held_back: false,
+            wish: Wish::default(),
+            cuts: Cuts::default(),
             moves: 0,
             last_failure: None,
         }
+    }
+
+    /// What it asks of a node, and its prompt's cuts.
+    pub(crate) fn asking(mut self, ask: Ask, cuts: Cuts) -> Self {
+        self.wish.ask = ask;
+        self.cuts = cuts;
+        self
+    }
+
+    pub(crate) fn cuts(&self) -> &Cuts {
+        &self.cuts
+    }
+
+    pub(crate) fn ask(&self) -> Ask {
+        self.wish.ask
     }
 
     /// The model asked for.
@@ -151,15 +172,19 @@ impl Attempt {
         self.begun
     }
 
-    /// Whether it is to wait where it could go, since it is another's turn. Of no effect once it has begun.
-    pub(crate) fn hold_back(&mut self, held_back: bool) {
+    /// Whether it is to wait where it could go, since it is another's turn; of no effect once it has begun. And how many wait
+    /// behind it.
+    pub(crate) fn hold_back(&mut self, held_back: bool, queued: u32) {
         self.held_back = held_back;
+        self.wish.queued = queued;
     }
 
     /// What to do now. Only asked while the request is on no node.
     pub(crate) fn next(&mut self, fleet: &Fleet, now: Instant) -> Step {
+        self.wish.crowds = self.begun;
+        self.wish.overlaps = fleet.overlaps(&self.cuts);
         let standing = |id: &NodeId, m: &Member| self.standing(id, m, now);
-        let choice = match dispatch::choose(fleet, &self.model, now, standing, self.begun) {
+        let choice = match dispatch::choose(fleet, &self.model, now, standing, &self.wish) {
             Choice::Serve(_) if self.held_back && !self.begun => Choice::Full,
             choice => choice,
         };
@@ -167,6 +192,7 @@ impl Attempt {
             Choice::Serve(node) => {
                 self.stop_waiting(now);
                 self.begun = true;
+                self.wish.ask.had = self.wish.overlaps.get(&node).copied().unwrap_or(0.0);
                 self.phase = Phase::Sent(node.clone(), Watchdog::new(now));
                 Step::Generate(node)
             }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use mlxcel_protocol::v1::Finished;
 
-use super::report::Report;
+use super::cost::{Ask, Habit, Need, Work};
+use super::prefixes::{Cuts, Overlaps, Prefixes};
+use super::report::{Report, Slots};
 use super::speed::Speed;
 
 /// A node that reports nothing for this long is lost, whatever its sockets say.
@@ -33,6 +35,12 @@ pub(crate) const LOAD_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long after a rank was lost while a replica was formed another is tried: its node may not be known to be lost yet.
 pub(crate) const ASSEMBLY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Overlaps from which on a node's retention is learned, the weight of the latest, and the least that is believed: what is taken for
+/// nothing is never tried again.
+const LEAST_OVERLAP: f64 = 0.1;
+const RETENTION_WEIGHT: f64 = 0.1;
+const LEAST_RETENTION: f64 = 0.2;
 
 /// A node's identity: the fingerprint of its public key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,10 +74,17 @@ impl fmt::Display for NodeId {
 }
 
 /// A request of ours on a node, from being chosen until it ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pick {
     pub(crate) node: NodeId,
     model: String,
+    ask: Ask,
+    /// What it was counted for.
+    need: Need,
+    /// Sequences beside it when it was sent.
+    beside: u32,
+    /// Its prompt has been computed.
+    decodes: bool,
     epoch: u64,
 }
 
@@ -101,6 +116,8 @@ pub(crate) struct Member {
     /// Orders nodes by when they were last picked.
     pub(crate) last_pick: u64,
     failed_loads: BTreeMap<String, (Instant, String)>,
+    /// How much of what it should have of prompts it really has, in the mean.
+    retention: f64,
     /// By model.
     speeds: BTreeMap<String, Speed>,
 }
@@ -128,11 +145,31 @@ impl Member {
         self.speeds.get(model)
     }
 
+    /// What it has to do for `model`: what is ours, and as much for each request of others as is usual.
+    pub(crate) fn work(&self, model: &str, usual: Need) -> Work {
+        let load = self.of_model.get(model).copied().unwrap_or_default();
+        let slots = self.report.models.get(model).map_or(Slots::Unknown, |holding| holding.slots);
+        Work {
+            prefill_tokens: load.prefill,
+            // Half of what runs has been done.
+            decode_tokens: load.decode + f64::from(load.others) * usual.answer_tokens / 2.0,
+            sequences: load.own.saturating_add(load.others),
+            slots: match slots {
+                Slots::Known(slots) => slots,
+                Slots::Unknown => 0,
+            },
+        }
+    }
+
+    /// Requests for `model` on it.
+    pub(crate) fn in_flight(&self, model: &str) -> u32 {
+        self.of_model.get(model).map_or(0, |load| load.own.saturating_add(load.others))
+    }
+
     /// Whether one more request for `model` would run soon.
     pub(crate) fn has_room(&self, model: &str) -> bool {
-        let Load { own, others } = self.of_model.get(model).copied().unwrap_or_default();
         let room = self.report.models.get(model).map_or(u32::MAX, |holding| holding.slots.room());
-        own.saturating_add(others) < room
+        self.in_flight(model) < room
     }
 
     /// Why the last load of `model` failed here, while that is recent.
@@ -147,6 +184,9 @@ impl Member {
 struct Load {
     own: u32,
     others: u32,
+    /// Tokens of our own, as far as can be told: of prompts not computed yet, and of answers.
+    prefill: f64,
+    decode: f64,
 }
 
 /// How forming a replica goes.
@@ -174,6 +214,10 @@ pub(crate) struct Fleet {
     assemblies: BTreeMap<String, Assembling>,
     /// Ranks a stage that the operator wants; as planned without.
     layout: Option<Vec<usize>>,
+    /// What nodes have been sent.
+    prefixes: Prefixes,
+    /// What requests for each model are like.
+    habits: BTreeMap<String, Habit>,
     epochs: u64,
     picks: u64,
     /// When the time was last told.
@@ -226,6 +270,7 @@ impl Fleet {
                 last_pick: 0,
                 failed_loads: BTreeMap::new(),
                 speeds: BTreeMap::new(),
+                retention: 1.0,
             }
         };
         let member = self.members.entry(node.clone()).or_insert_with(&mut appear);
@@ -257,6 +302,7 @@ impl Fleet {
     /// The connection to the node ended. False when the node was not alive.
     pub(crate) fn lose(&mut self, node: &NodeId, now: Instant) -> bool {
         self.loads.retain(|(n, _)| n != node);
+        self.prefixes.lose(node);
         match self.members.get_mut(node) {
             Some(member) if member.alive() => {
                 member.lost_at = Some(now);
@@ -282,8 +328,28 @@ impl Fleet {
         silent
     }
 
+    /// The part of a prompt that each node should have.
+    pub(crate) fn overlaps(&self, cuts: &Cuts) -> Overlaps {
+        let mut overlaps = self.prefixes.overlaps(cuts);
+        for (node, share) in &mut overlaps {
+            *share *= self.members.get(node).map_or(0.0, |member| member.retention);
+        }
+        overlaps
+    }
+
+    /// A prompt has been sent to the node.
+    pub(crate) fn note(&mut self, cuts: &Cuts, node: &NodeId) {
+        self.prefixes.note(cuts, node);
+    }
+
+    /// What a request for `model` is likely to need.
+    pub(crate) fn need(&self, model: &str, ask: Ask) -> Need {
+        self.habits.get(model).copied().unwrap_or_default().expect(ask)
+    }
+
     /// Counts a request of ours towards the node's load until `release`.
-    pub(crate) fn pick(&mut self, node: &NodeId, model: &str, now: Instant) -> Option<Pick> {
+    pub(crate) fn pick(&mut self, node: &NodeId, (model, ask): (&str, Ask), now: Instant) -> Option<Pick> {
+        let need = self.need(model, ask);
         let member = self.members.get_mut(node).filter(|m| m.alive())?;
         self.picks += 1;
         if member.own == 0 {
@@ -291,8 +357,24 @@ impl Fleet {
         }
         member.own += 1;
         member.last_pick = self.picks;
-        member.of_model.entry(model.to_owned()).or_default().own += 1;
-        Some(Pick { node: node.clone(), model: model.to_owned(), epoch: member.epoch })
+        let beside = member.in_flight(model);
+        let load = member.of_model.entry(model.to_owned()).or_default();
+        load.own += 1;
+        load.prefill += need.prompt_tokens;
+        load.decode += need.answer_tokens;
+        let (node, model, epoch) = (node.clone(), model.to_owned(), member.epoch);
+        Some(Pick { node, model, ask, need, beside, decodes: false, epoch })
+    }
+
+    /// The first output of a request has come: its prompt has been computed.
+    pub(crate) fn decodes(&mut self, pick: &mut Pick) {
+        if !std::mem::replace(&mut pick.decodes, true)
+            && let Some(member) = self.members.get_mut(&pick.node)
+            && member.epoch == pick.epoch
+            && let Some(load) = member.of_model.get_mut(&pick.model)
+        {
+            load.prefill = (load.prefill - pick.need.prompt_tokens).max(0.0);
+        }
     }
 
     /// The request has ended on the node.
@@ -304,6 +386,14 @@ impl Fleet {
             member.own = member.own.saturating_sub(1);
             if let Some(load) = member.of_model.get_mut(&pick.model) {
                 load.own = load.own.saturating_sub(1);
+                if !pick.decodes {
+                    load.prefill = (load.prefill - pick.need.prompt_tokens).max(0.0);
+                }
+                load.decode = (load.decode - pick.need.answer_tokens).max(0.0);
+                if load.own == 0 {
+                    // What rounding left.
+                    (load.prefill, load.decode) = (0.0, 0.0);
+                }
             }
         }
     }
@@ -314,8 +404,20 @@ impl Fleet {
         let computed = finished.prompt_tokens.saturating_sub(finished.cached_tokens);
         let prefill = Duration::from_micros(finished.prefill_micros);
         let decode = Duration::from_micros(finished.decode_micros);
+        // It is still counted itself.
+        let beside = f64::from(pick.beside + member.in_flight(&pick.model).saturating_sub(1)) / 2.0;
+        let tokens = finished.completion_tokens / pick.ask.choices.max(1);
         let speed = member.speeds.entry(pick.model.clone()).or_default();
-        speed.learn((computed, prefill), (finished.completion_tokens, decode));
+        speed.learn((computed, prefill), (tokens, decode), beside);
+        if pick.ask.had >= LEAST_OVERLAP {
+            // Of what was left after what is known of its retention.
+            let cached = f64::from(finished.cached_tokens) / f64::from(finished.prompt_tokens.max(1));
+            let sample = (cached / pick.ask.had * member.retention).min(1.0);
+            member.retention += (sample - member.retention) * RETENTION_WEIGHT;
+            member.retention = member.retention.max(LEAST_RETENTION);
+        }
+        let habit = self.habits.entry(pick.model.clone()).or_default();
+        habit.learn(pick.ask, finished.prompt_tokens, tokens);
     }
 
     /// A load was asked for. False when that load is already under way.

@@ -5,8 +5,10 @@
 
 pub(crate) mod assembly;
 pub(crate) mod attempt;
+pub(crate) mod cost;
 pub(crate) mod dispatch;
 pub(crate) mod fleet;
+pub(crate) mod prefixes;
 pub(crate) mod queue;
 pub(crate) mod refusal;
 pub(crate) mod report;

@@ -130,6 +130,11 @@ impl Queue {
         self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()).map(|(model, _)| model.as_str())
     }
 
+    /// How many wait for `model`.
+    pub(crate) fn waiting_for(&self, model: &str) -> usize {
+        self.lines.get(model).map_or(0, |line| line.waiting.len())
+    }
+
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.requests

@@ -213,7 +213,9 @@ impl Roster {
         state.fleet.at(now);
         let begun = attempt.has_begun();
         let first = state.queue.first(attempt.model(), now);
-        attempt.hold_back(first.is_some() && first != turn.ticket);
+        let behind =
+            state.queue.waiting_for(attempt.model()).saturating_sub(usize::from(turn.ticket.is_some()));
+        attempt.hold_back(first.is_some() && first != turn.ticket, u32::try_from(behind).unwrap_or(u32::MAX));
         let order = state.order(attempt, now);
         match (&order, turn.ticket) {
             (Order::Go(..), Some(ticket)) => {
@@ -263,8 +265,12 @@ impl Roster {
     }
 
     /// What it means for a request that something happened on its node.
-    pub(crate) fn happened(&self, attempt: &mut Attempt, happening: Happening) -> Verdict {
-        attempt.on(happening, &self.lock().fleet, now())
+    pub(crate) fn happened(&self, attempt: &mut Attempt, pick: &mut Pick, happening: Happening) -> Verdict {
+        let mut guard = self.lock();
+        if happening == Happening::Delta {
+            guard.fleet.decodes(pick);
+        }
+        attempt.on(happening, &guard.fleet, now())
     }
 
     /// What it means for a request that nothing happened on its node.
@@ -313,8 +319,11 @@ impl State {
     fn order(&mut self, attempt: &mut Attempt, now: Instant) -> Order {
         match attempt.next(&self.fleet, now) {
             Step::Generate(node) => {
-                match (self.links.get(&node), self.fleet.pick(&node, attempt.model(), now)) {
-                    (Some(link), Some(pick)) => Order::Go(pick, link.clone()),
+                match (self.links.get(&node), self.fleet.pick(&node, (attempt.model(), attempt.ask()), now)) {
+                    (Some(link), Some(pick)) => {
+                        self.fleet.note(attempt.cuts(), &node);
+                        Order::Go(pick, link.clone())
+                    }
                     // Links and the fleet change under one lock, so a living member has a link.
                     _ => Order::Wait(Some(now)),
                 }

@@ -59,8 +59,8 @@ impl Leg {
         }
     }
 
-    pub(super) fn pick(&self) -> &Pick {
-        &self.pick
+    pub(super) fn pick(&mut self) -> &mut Pick {
+        &mut self.pick
     }
 
     /// What happens next on the node, with the answer's part it carries. Cancel safe.

@@ -12,10 +12,13 @@ pub(crate) mod turn;
 use std::time::{Duration, Instant};
 
 use mlxcel_protocol::Message;
+use mlxcel_protocol::v1::generate_request::Prompt;
 use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::attempt::{Attempt, Verdict, Watch};
+use crate::core::cost::Ask;
+use crate::core::prefixes::Cuts;
 use crate::core::queue::Claim;
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
@@ -64,7 +67,9 @@ pub(crate) struct Run {
 impl Run {
     /// A request that has gone nowhere yet, and may take `timeout` from now on. Its id becomes the wire's.
     pub(crate) fn new(relay: Relay, mut request: GenerateRequest, timeout: Option<Duration>) -> Self {
-        let attempt = Attempt::new(&request.model, relay.patience);
+        let (bytes, cuts) = prompt(&request);
+        let ask = Ask { bytes, max_tokens: request.max_tokens, choices: request.choices, had: 0.0 };
+        let attempt = Attempt::new(&request.model, relay.patience).asking(ask, cuts);
         let sampling = request.sampling.get_or_insert_default();
         // Whichever node goes on draws as the first would have.
         sampling.seed.get_or_insert_with(rand::random);
@@ -118,7 +123,7 @@ impl Run {
                     if let Some(Piece::Finished(finished)) = &piece {
                         roster.learn(leg.pick(), finished);
                     }
-                    (roster.happened(&mut self.attempt, happening), piece)
+                    (roster.happened(&mut self.attempt, leg.pick(), happening), piece)
                 }
                 cause = stalled(roster, &mut self.attempt, &mut self.look_at) => {
                     self.relay.metrics.moved();
@@ -199,6 +204,21 @@ impl Run {
             }
         }
     }
+}
+
+/// How large what the model reads is, as it is sent, and its cuts. What tokens it makes, the node knows.
+fn prompt(request: &GenerateRequest) -> (usize, Cuts) {
+    let ids;
+    let parts: &[&[u8]] = match &request.prompt {
+        Some(Prompt::Chat(chat)) => &[chat.tools_json.as_bytes(), chat.messages_json.as_bytes()],
+        Some(Prompt::Text(text)) => &[text.as_bytes()],
+        Some(Prompt::Tokens(tokens)) => {
+            ids = tokens.ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+            &[&ids]
+        }
+        None => &[],
+    };
+    (parts.iter().map(|part| part.len()).sum(), Cuts::new(&request.model, parts))
 }
 
 /// What a request asks of the queue. Nobody has counted its tokens yet.

@@ -3,10 +3,11 @@
 use mlxcel_protocol::v1::ModelStatus;
 
 use super::*;
-use crate::core::dispatch::{Absence, Choice, Standing, choose};
+use crate::core::cost::Ask;
+use crate::core::dispatch::{Absence, Choice, Standing, Wish, choose};
 
 fn chosen(world: &World) -> Choice {
-    choose(&world.fleet, "m", world.now, |_, _| Standing::Free, false)
+    choose(&world.fleet, "m", world.now, |_, _| Standing::Free, &Wish::default())
 }
 
 fn chosen_regarding(world: &World, node: &str, standing: Standing) -> Choice {
@@ -18,7 +19,7 @@ fn chosen_regarding(world: &World, node: &str, standing: Standing) -> Choice {
             true => standing,
             false => Standing::Free,
         },
-        false,
+        &Wish::default(),
     )
 }
 
@@ -72,7 +73,7 @@ fn equal_nodes_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..6 {
         let Choice::Serve(node) = chosen(&world) else { panic!("all are ready") };
-        let pick = world.fleet.pick(&node, "m", world.now).expect("alive");
+        let pick = world.fleet.pick(&node, ("m", Ask::default()), world.now).expect("alive");
         world.fleet.release(&pick, world.now);
         turns.push(node.as_str().to_owned());
     }

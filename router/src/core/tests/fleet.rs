@@ -5,6 +5,7 @@ use std::time::Duration;
 use mlxcel_protocol::v1::WorkerHealth;
 
 use super::*;
+use crate::core::cost::Ask;
 use crate::core::fleet::{LOAD_PAUSE, MEMORY, SILENCE};
 
 fn alive(world: &World) -> Vec<&str> {
@@ -52,7 +53,7 @@ fn lost_node_is_remembered_for_a_while_and_then_forgotten() {
 #[test]
 fn own_picks_count_at_once_and_are_not_counted_twice_when_reported() {
     let mut world = World::with(&["a"]);
-    let pick = world.fleet.pick(&id("a"), "m", world.now).expect("alive");
+    let pick = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     assert_eq!(load(&world, "a"), 1);
     world.hears("a", ready(1));
     assert_eq!(load(&world, "a"), 1);
@@ -63,7 +64,7 @@ fn own_picks_count_at_once_and_are_not_counted_twice_when_reported() {
 #[test]
 fn requests_of_other_routers_are_counted() {
     let mut world = World::with(&["a"]);
-    let pick = world.fleet.pick(&id("a"), "m", world.now).expect("alive");
+    let pick = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     world.hears("a", ready(4));
     assert_eq!(load(&world, "a"), 4);
     world.fleet.release(&pick, world.now);
@@ -73,10 +74,10 @@ fn requests_of_other_routers_are_counted() {
 #[test]
 fn pick_from_before_a_loss_does_not_lighten_the_returned_node() {
     let mut world = World::with(&["a"]);
-    let old = world.fleet.pick(&id("a"), "m", world.now).expect("alive");
+    let old = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     world.loses("a");
     world.hears("a", ready(0));
-    let _new = world.fleet.pick(&id("a"), "m", world.now).expect("alive");
+    let _new = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     world.fleet.release(&old, world.now);
     assert_eq!(load(&world, "a"), 1);
 }
@@ -85,7 +86,7 @@ fn pick_from_before_a_loss_does_not_lighten_the_returned_node() {
 fn lost_node_takes_no_pick() {
     let mut world = World::with(&["a"]);
     world.loses("a");
-    assert_eq!(world.fleet.pick(&id("a"), "m", world.now), None);
+    assert_eq!(world.fleet.pick(&id("a"), ("m", Ask::default()), world.now), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::attempt::{Attempt, Step, Verdict, Watch};
+use crate::core::cost::Ask;
 use crate::core::fleet::Pick;
 use crate::core::watchdog::MOST_MOVES;
 
@@ -141,7 +142,7 @@ impl Cluster {
         if request.leg.is_none()
             && let Step::Generate(node) = request.attempt.next(&self.world.fleet, self.world.now)
         {
-            let pick = self.world.fleet.pick(&node, "m", self.world.now).expect("alive");
+            let pick = self.world.fleet.pick(&node, ("m", Ask::default()), self.world.now).expect("alive");
             let next = u32::try_from(request.told.len()).expect("few");
             request.leg = Some(Leg { pick, next, started: false });
         }

@@ -5,8 +5,10 @@ mod attempt;
 mod dispatch;
 mod fleet;
 mod hangs;
+mod prefixes;
 mod queue;
 mod random;
+mod simulation;
 mod watchdog;
 
 use std::time::{Duration, Instant};

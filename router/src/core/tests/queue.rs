@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::attempt::{Attempt, Step};
+use crate::core::cost::Ask;
 use crate::core::queue::{Claim, Full, Limits, Queue, Ticket};
 
 const LIMITS: Limits = Limits { requests: 6, of_model: 4, bytes: 1000 };
@@ -151,13 +152,15 @@ fn a_request_waits_for_room_and_for_its_turn() {
     world.hears("a", state);
     let next = |world: &World, held_back| {
         let mut attempt = Attempt::new("m", Duration::from_secs(30));
-        attempt.hold_back(held_back);
+        attempt.hold_back(held_back, 0);
         attempt.next(&world.fleet, world.now)
     };
     assert_eq!(next(&world, false), Step::Generate(id("a")));
     assert_eq!(next(&world, true), Step::Queue, "it is another's turn");
     // One runs, one waits on the node to follow it at once.
-    let picks: Vec<_> = (0..2).map(|_| world.fleet.pick(&id("a"), "m", world.now).expect("alive")).collect();
+    let picks: Vec<_> = (0..2)
+        .map(|_| world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive"))
+        .collect();
     assert_eq!(next(&world, false), Step::Queue);
     world.fleet.release(&picks[0], world.now);
     assert_eq!(next(&world, false), Step::Generate(id("a")));
@@ -174,10 +177,10 @@ fn a_request_that_has_begun_goes_on_where_there_is_no_room() {
     let mut attempt = Attempt::new("m", Duration::from_secs(30));
     assert_eq!(attempt.next(&world.fleet, world.now), Step::Generate(id("a")));
     for _ in 0..2 {
-        world.fleet.pick(&id("b"), "m", world.now).expect("alive");
+        world.fleet.pick(&id("b"), ("m", Ask::default()), world.now).expect("alive");
     }
     attempt.on(Happening::Lost("reset".into()), &world.fleet, world.now);
-    attempt.hold_back(true);
+    attempt.hold_back(true, 0);
     assert_eq!(attempt.next(&world.fleet, world.now), Step::Generate(id("b")));
 }
 

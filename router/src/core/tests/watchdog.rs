@@ -6,6 +6,7 @@ use mlxcel_protocol::v1::{Finished, WorkerState};
 
 use super::*;
 use crate::core::attempt::{Attempt, Step, Verdict, Watch};
+use crate::core::cost::Ask;
 use crate::core::fleet::{Pick, STALL};
 use crate::core::watchdog::MOST_MOVES;
 
@@ -59,7 +60,7 @@ impl Stream {
     /// Is sent where it can go.
     fn goes(&mut self, world: &mut World) {
         if let Step::Generate(node) = self.attempt.next(&world.fleet, world.now) {
-            self.pick = world.fleet.pick(&node, "m", world.now);
+            self.pick = world.fleet.pick(&node, ("m", Ask::default()), world.now);
         }
     }
 
