@@ -137,7 +137,9 @@ fn best<'a, I: Iterator<Item = (&'a NodeId, &'a Member)>>(
         let room = least_loaded(nodes().filter(|(_, m)| m.has_room(model)));
         return room.or_else(|| least_loaded(nodes()));
     };
-    let untried = nodes().filter(|(id, m)| done(id, m).is_none() && m.in_flight(model) == 0);
+    // What was slow once need not be for ever.
+    let untried =
+        nodes().filter(|(id, m)| (done(id, m).is_none() || fleet.is_stale(m)) && m.in_flight(model) == 0);
     least_loaded(untried).or(Some((id, member)))
 }
 

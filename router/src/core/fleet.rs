@@ -36,6 +36,9 @@ pub(crate) const LOAD_PAUSE: Duration = Duration::from_secs(30);
 /// How long after a rank was lost while a replica was formed another is tried: its node may not be known to be lost yet.
 pub(crate) const ASSEMBLY_PAUSE: Duration = Duration::from_millis(500);
 
+/// So many requests after its last one, a node's figures are stale.
+const STALE_PICKS: u64 = 2000;
+
 /// Overlaps from which on a node's retention is learned, the weight of the latest, and the least that is believed: what is taken for
 /// nothing is never tried again.
 const LEAST_OVERLAP: f64 = 0.1;
@@ -81,10 +84,13 @@ pub(crate) struct Pick {
     ask: Ask,
     /// What it was counted for.
     need: Need,
-    /// Sequences beside it when it was sent.
+    /// Tokens of prompts before it, and sequences beside it, when it was sent.
+    ahead: f64,
     beside: u32,
     /// Its prompt has been computed.
     decodes: bool,
+    /// Its node's figures were stale when it was sent.
+    stale: bool,
     epoch: u64,
 }
 
@@ -328,6 +334,11 @@ impl Fleet {
         silent
     }
 
+    /// Whether the node got its last request so many others ago that its figures say little any more.
+    pub(crate) fn is_stale(&self, member: &Member) -> bool {
+        self.picks.saturating_sub(member.last_pick) >= STALE_PICKS
+    }
+
     /// The part of a prompt that each node should have.
     pub(crate) fn overlaps(&self, cuts: &Cuts) -> Overlaps {
         let mut overlaps = self.prefixes.overlaps(cuts);
@@ -350,6 +361,7 @@ impl Fleet {
     /// Counts a request of ours towards the node's load until `release`.
     pub(crate) fn pick(&mut self, node: &NodeId, (model, ask): (&str, Ask), now: Instant) -> Option<Pick> {
         let need = self.need(model, ask);
+        let stale = self.members.get(node).is_some_and(|member| self.is_stale(member));
         let member = self.members.get_mut(node).filter(|m| m.alive())?;
         self.picks += 1;
         if member.own == 0 {
@@ -359,11 +371,12 @@ impl Fleet {
         member.last_pick = self.picks;
         let beside = member.in_flight(model);
         let load = member.of_model.entry(model.to_owned()).or_default();
+        let ahead = load.prefill;
         load.own += 1;
         load.prefill += need.prompt_tokens;
         load.decode += need.answer_tokens;
         let (node, model, epoch) = (node.clone(), model.to_owned(), member.epoch);
-        Some(Pick { node, model, ask, need, beside, decodes: false, epoch })
+        Some(Pick { node, model, ask, need, ahead, beside, decodes: false, stale, epoch })
     }
 
     /// The first output of a request has come: its prompt has been computed.
@@ -401,13 +414,18 @@ impl Fleet {
     /// A request has ended well on the node.
     pub(crate) fn learn(&mut self, pick: &Pick, finished: &Finished) {
         let Some(member) = self.members.get_mut(&pick.node).filter(|m| m.epoch == pick.epoch) else { return };
-        let computed = finished.prompt_tokens.saturating_sub(finished.cached_tokens);
+        // The engine's time until the first token is also that of the prompts before it.
+        let own = finished.prompt_tokens.saturating_sub(finished.cached_tokens);
+        let computed = f64::from(own) + pick.ahead;
         let prefill = Duration::from_micros(finished.prefill_micros);
         let decode = Duration::from_micros(finished.decode_micros);
         // It is still counted itself.
         let beside = f64::from(pick.beside + member.in_flight(&pick.model).saturating_sub(1)) / 2.0;
         let tokens = finished.completion_tokens / pick.ask.choices.max(1);
         let speed = member.speeds.entry(pick.model.clone()).or_default();
+        if pick.stale {
+            speed.forget();
+        }
         speed.learn((computed, prefill), (tokens, decode), beside);
         if pick.ask.had >= LEAST_OVERLAP {
             // Of what was left after what is known of its retention.

@@ -1,6 +1,6 @@
 //! How fast a node is with a model, by the answers it has given.
 //!
-//! Measured by the engine, so that queues and networks are not in it. Knows one node and model; `fleet` keeps one of each.
+//! Measured by the engine, so that networks are not in it; what waited there is taken into account. Knows one node and model; `fleet` keeps one of each.
 
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ pub(crate) struct Speed {
     /// Seconds that a token of a prompt takes; 0 where not known.
     prefill_seconds: f64,
     gaps: Gaps,
+    /// Answers it has given.
+    answers: u32,
 }
 
 /// Seconds between two tokens of an answer, over the number of sequences beside it: a line, by weighted least squares.
@@ -24,17 +26,22 @@ struct Gaps {
 }
 
 impl Speed {
-    /// An answer has ended: of its prompt so many tokens were computed in `prefill`, then so many generated in `decode`, beside so many other
+    /// An answer has ended: of its prompt and of those before it so many tokens were computed in `prefill`, then so many generated in `decode`, beside so many other
     /// sequences in the mean.
     pub(crate) fn learn(
         &mut self,
-        (computed, prefill): (u32, Duration),
+        (computed, prefill): (f64, Duration),
         (tokens, decode): (u32, Duration),
         beside: f64,
     ) {
+        // In the first, weights may have been read and kernels compiled.
+        self.answers = self.answers.saturating_add(1);
+        if self.answers == 1 {
+            return;
+        }
         // What a short prompt takes is mostly the step itself.
         if computed >= FEWEST {
-            let sample = prefill.as_secs_f64() / f64::from(computed);
+            let sample = prefill.as_secs_f64() / computed;
             let weight = if self.prefill_seconds == 0.0 { 1.0 } else { WEIGHT };
             self.prefill_seconds += (sample - self.prefill_seconds) * weight;
         }
@@ -42,6 +49,11 @@ impl Speed {
         if tokens > 1 {
             self.gaps.learn(beside, decode.as_secs_f64() / f64::from(tokens - 1));
         }
+    }
+
+    /// What is known is old; the next answer counts for all.
+    pub(crate) fn forget(&mut self) {
+        *self = Self { answers: self.answers, ..Self::default() };
     }
 
     /// What a prompt of so many uncached tokens takes, where that is known.
@@ -92,7 +104,7 @@ fn positive(seconds: f64) -> Option<Duration> {
 }
 
 /// Fewest tokens of a prompt that say something about its rate.
-const FEWEST: u32 = 16;
+const FEWEST: f64 = 16.0;
 /// Of the latest answer.
 const WEIGHT: f64 = 0.1;
 /// Of the sequences beside it, for a slope to be believed.

@@ -2,6 +2,7 @@
 
 mod assembly;
 mod attempt;
+mod cost;
 mod dispatch;
 mod fleet;
 mod hangs;

@@ -42,7 +42,6 @@ enum Event {
 struct Running {
     pick: Pick,
     node: usize,
-    began: u64,
     prefilled: u64,
 }
 
@@ -107,7 +106,7 @@ fn run(nodes: &[Rates], requests: &[Request], choice: Choice) -> Vec<u64> {
                 let began = now.max(prefill_free[node]);
                 let prefilled = began + prompt * nodes[node].prefill;
                 prefill_free[node] = prefilled;
-                running[at] = Some(Running { pick, node, began, prefilled });
+                running[at] = Some(Running { pick, node, prefilled });
                 events.push(Reverse((prefilled, Event::Prefilled(at))));
             }
             Event::Prefilled(at) => {
@@ -124,7 +123,8 @@ fn run(nodes: &[Rates], requests: &[Request], choice: Choice) -> Vec<u64> {
                 let finished = Finished {
                     prompt_tokens: u32::try_from(prompt).expect("short"),
                     completion_tokens: u32::try_from(answer).expect("short"),
-                    prefill_micros: it.prefilled - it.began,
+                    // As an engine tells it: since the request came.
+                    prefill_micros: it.prefilled - arrives,
                     decode_micros: now - it.prefilled,
                     ..Finished::default()
                 };

@@ -169,7 +169,9 @@ fn a_stream_that_waits_far_longer_than_its_node_explains_leaves() {
         ..Finished::default()
     };
     let pick = stream.pick.clone().expect("on a node");
-    world.fleet.learn(&pick, &figures);
+    for _ in 0..2 {
+        world.fleet.learn(&pick, &figures);
+    }
     // A millisecond a token: 10 s, and three minutes are too long for it.
     stream.hears(&world, Happening::Started { prompt_tokens: 10_000, device: Some(0) });
     world.lives(Duration::from_secs(190), &["a", "b"], (1, 0), &mut stream);
