@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::ApiError;
-use crate::core::fleet::{Availability, Member, NodeId};
+use crate::core::fleet::{Availability, NodeId};
+use crate::core::member::Member;
 use crate::core::refusal::Refusal;
 use crate::nodes::roster::now;
 

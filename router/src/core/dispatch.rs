@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use super::assembly::{self, Assembly};
 use super::cost::{self, Ask};
-use super::fleet::{Failed, Fleet, Member, NodeId};
+use super::fleet::{Failed, Fleet, NodeId};
+use super::member::Member;
 use super::prefixes::Overlaps;
 
 /// How a request regards a node.

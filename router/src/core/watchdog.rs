@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::fleet::{Member, STALL};
+use super::member::{Member, STALL};
 
 /// How often one request leaves a node that is not lost. A request that stalls wherever it goes is slow by itself.
 pub(crate) const MOST_MOVES: u32 = 3;

@@ -6,7 +6,8 @@ use mlxcel_protocol::v1::WorkerHealth;
 
 use super::*;
 use crate::core::cost::Ask;
-use crate::core::fleet::{LOAD_PAUSE, MEMORY, SILENCE};
+use crate::core::fleet::{MEMORY, SILENCE};
+use crate::core::member::LOAD_PAUSE;
 
 fn alive(world: &World) -> Vec<&str> {
     world.fleet.alive().map(|(id, _)| id.as_str()).collect()

@@ -7,7 +7,8 @@ use mlxcel_protocol::v1::{Finished, WorkerState};
 use super::*;
 use crate::core::attempt::{Attempt, Step, Verdict, Watch};
 use crate::core::cost::Ask;
-use crate::core::fleet::{Pick, STALL};
+use crate::core::fleet::Pick;
+use crate::core::member::STALL;
 use crate::core::watchdog::MOST_MOVES;
 
 const PATIENCE: Duration = Duration::from_secs(30);
