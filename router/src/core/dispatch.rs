@@ -128,8 +128,11 @@ fn best<'a, I: Iterator<Item = (&'a NodeId, &'a Member)>>(
         let need = fleet.need(model, Ask { had, ..wish.ask });
         let mut work = m.work(model, usual);
         if !m.has_room(model) {
-            // Whoever waits behind it would go there as well.
+            // Whoever waits behind it, and is like it, would go there as well.
+            let queued = f64::from(wish.queued);
             work.sequences = work.sequences.saturating_add(wish.queued);
+            work.prefill_tokens += queued * need.prompt_tokens;
+            work.decode_tokens += queued * need.answer_tokens;
         }
         cost::completion(m.speed(model)?, &work, need)
     };

@@ -100,3 +100,76 @@ fn a_node_that_was_slow_is_tried_again_in_the_end() {
     }
     assert!(on_b > 20, "{on_b}");
 }
+
+/// A node that runs one request at a time and has two, ten times as fast as one with nothing to do.
+#[test]
+fn a_slow_node_is_used_once_the_queue_is_longer_than_it_is_slow() {
+    let mut world = World::with(&["fast", "slow"]);
+    for (node, millis) in [("fast", 10), ("slow", 100)] {
+        let mut state = ready(0);
+        state.workers[0].models[0].max_running = 1;
+        world.hears(node, state);
+        for _ in 0..2 {
+            let pick = world.fleet.pick(&id(node), ("m", Ask::default()), world.now).expect("alive");
+            let finished = mlxcel_protocol::v1::Finished {
+                completion_tokens: 101,
+                decode_micros: 100 * millis * 1000,
+                ..Default::default()
+            };
+            world.fleet.learn(&pick, &finished);
+            world.fleet.release(&pick, world.now);
+        }
+    }
+    for _ in 0..2 {
+        world.fleet.pick(&id("fast"), ("m", Ask::default()), world.now).expect("alive");
+    }
+    let step = |queued| {
+        let mut attempt = crate::core::attempt::Attempt::new("m", Duration::from_secs(30));
+        attempt.hold_back(false, queued);
+        attempt.next(&world.fleet, world.now)
+    };
+    use crate::core::attempt::Step;
+    assert_eq!(step(0), Step::Queue, "the fast one is done sooner, with two before it");
+    assert_eq!(step(5), Step::Queue);
+    assert_eq!(step(9), Step::Generate(id("slow")));
+}
+
+/// How long a choice takes, by nodes; run by hand: `cargo test --release -p mlxcel-router choice_takes -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn choice_takes() {
+    for nodes in [1, 10, 100, 1000] {
+        let mut world = World::with(&[]);
+        for node in 0..nodes {
+            let name = format!("{node:064}");
+            world.hears(&name, ready(0));
+            for _ in 0..2 {
+                let pick = world.fleet.pick(&id(&name), ("m", Ask::default()), world.now).expect("alive");
+                let finished = mlxcel_protocol::v1::Finished {
+                    completion_tokens: 101,
+                    decode_micros: 1_000_000,
+                    ..Default::default()
+                };
+                world.fleet.learn(&pick, &finished);
+                world.fleet.release(&pick, world.now);
+            }
+        }
+        for bytes in [400, 16_000, 128_000] {
+            let text = "x".repeat(bytes);
+            let began = Instant::now();
+            for _ in 0..200 {
+                let cuts = crate::core::prefixes::Cuts::new("m", &[text.as_bytes()]);
+                let ask = Ask { bytes, ..Ask::default() };
+                let mut attempt =
+                    crate::core::attempt::Attempt::new("m", Duration::from_secs(30)).asking(ask, cuts);
+                let crate::core::attempt::Step::Generate(node) = attempt.next(&world.fleet, world.now) else {
+                    panic!("all are free")
+                };
+                let pick = world.fleet.pick(&node, ("m", attempt.ask()), world.now).expect("alive");
+                world.fleet.note(attempt.cuts(), &node);
+                world.fleet.release(&pick, world.now);
+            }
+            println!("{nodes} nodes, {bytes} bytes: {:?}", began.elapsed() / 200);
+        }
+    }
+}
