@@ -100,6 +100,80 @@ fn an_answer_goes_on_elsewhere_as_if_nothing_had_happened() {
     assert_eq!(text + &rest, undisturbed);
 }
 
+/// Has an answer whose node or worker is stopped in the middle be the same as one that nothing disturbs. Returns what was
+/// stopped: the node's name, and the process.
+fn stopped_in_mid_answer(cluster: &Cluster, process: impl Fn(&str) -> u32) -> (&'static str, u32) {
+    let End::Done(undisturbed) = cluster.stream(&long_answer(120)).end() else {
+        panic!("nothing disturbs it")
+    };
+    let mut stream = cluster.stream(&long_answer(120));
+    let mut text = stream.next_text();
+    for _ in 0..20 {
+        text.push_str(&stream.next_text());
+    }
+    let name = if cluster.in_flight("first") == 1 { "first" } else { "second" };
+    let stopped = process(name);
+    signal("STOP", stopped);
+    let at = Instant::now();
+    let mut gap = Duration::ZERO;
+    let mut last = at;
+    while let Some(more) = stream.text() {
+        text.push_str(&more);
+        gap = gap.max(last.elapsed());
+        last = Instant::now();
+    }
+    assert_eq!(text, undisturbed);
+    println!("longest gap {gap:?}");
+    // A second for the stop to be noticed, the rest for the prompt to be computed again.
+    assert!(gap < AT_ONCE, "{gap:?}");
+    (name, stopped)
+}
+
+#[test]
+fn a_stopped_node_s_answer_goes_on_elsewhere_and_the_node_is_used_again_once_it_goes_on() {
+    let cluster = Cluster::by_address();
+    let nodes = [("first", cluster.node("first")), ("second", cluster.node("second"))];
+    cluster.wait_until_serving("first");
+    cluster.wait_until_serving("second");
+    let pid = |name: &str| nodes.iter().find(|(it, _)| *it == name).expect("one of them").1.pid();
+    let (name, stopped) = stopped_in_mid_answer(&cluster, pid);
+    eventually("the node is lost", || cluster.health_of(name).is_none());
+    // Long enough for the router to have tried it in vain.
+    thread::sleep(Duration::from_secs(4));
+
+    signal("CONT", stopped);
+    let continued = Instant::now();
+    cluster.wait_until_serving(name);
+    println!("used again after {:?}", continued.elapsed());
+    assert!(continued.elapsed() < Duration::from_secs(2), "{:?}", continued.elapsed());
+    // One on each.
+    let streams = [cluster.stream(&long_answer(60)), cluster.stream(&long_answer(60))];
+    assert_eq!(cluster.in_flight(name), 1);
+    streams.into_iter().for_each(|stream| assert_done(&stream.end()));
+}
+
+#[test]
+fn a_stopped_worker_s_answer_goes_on_elsewhere_and_the_worker_is_used_again_once_it_goes_on() {
+    let cluster = Cluster::by_address();
+    let _nodes = [cluster.node("first"), cluster.node("second")];
+    cluster.wait_until_serving("first");
+    cluster.wait_until_serving("second");
+    let worker = |name: &str| cluster.ready_worker(name).expect("it serves");
+    let (name, stopped) = stopped_in_mid_answer(&cluster, worker);
+    let stalled = || cluster.health_of(name).expect("connected")["workers"][0]["stalled"] == true;
+    assert!(stalled());
+
+    signal("CONT", stopped);
+    let continued = Instant::now();
+    eventually("the worker goes on", || !stalled());
+    assert!(continued.elapsed() < Duration::from_secs(2), "{:?}", continued.elapsed());
+    eventually("its part of the answer is given up", || cluster.requests_on(name) == 0);
+    let streams = [cluster.stream(&long_answer(60)), cluster.stream(&long_answer(60))];
+    assert_eq!(cluster.in_flight(name), 1);
+    streams.into_iter().for_each(|stream| assert_done(&stream.end()));
+    assert_eq!(cluster.health_of(name).expect("connected")["workers"][0]["restarts"], 0);
+}
+
 #[test]
 fn a_killed_worker_holds_its_stream_up_until_it_is_replaced() {
     let cluster = Cluster::by_address();

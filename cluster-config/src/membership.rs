@@ -3,7 +3,7 @@
 //! Deterministic: events and `now` in, actions out; `router` owns sockets and clock and carries
 //! the actions out. Knows nothing of models or requests.
 //!
-//! A node that is cut off is tried again, ever more rarely, for as long as it is announced and
+//! A node that is cut off is tried again, every second if it served until lately, else ever more rarely, for as long as it is announced and
 //! ten minutes beyond, so that it is found when it returns.
 
 mod backoff;

@@ -37,6 +37,8 @@ pub struct EngineState {
     pub running: u32,
     /// Sequences waiting for room.
     pub waiting: u32,
+    /// Most sequences that run at once; 0 where that is not known.
+    pub max_running: u32,
     /// Longest prompt plus output, in tokens.
     pub context_tokens: u32,
     /// Bytes of weights.
@@ -49,6 +51,12 @@ pub struct EngineState {
     pub kv_blocks_available: u32,
     /// How often, so far, a sequence gave its blocks up to another and was computed again later.
     pub preemptions: u64,
+    /// Steps done so far.
+    pub steps: u64,
+    /// Tokens computed in them, of prompts and of answers.
+    pub tokens: u64,
+    /// Tokens in the steps under way. While there are any, `steps` moves, or the engine hangs.
+    pub step_tokens: u32,
 }
 
 /// How to load a model.

@@ -79,6 +79,7 @@ pub(crate) enum Source {
     Request(String),
     Load(String),
     Models,
+    Beat,
 }
 
 impl Coalesce for WorkerEvent {
@@ -93,6 +94,7 @@ impl Coalesce for WorkerEvent {
                 load.progress.as_ref()?.key().map(|()| Source::Load(load.served_name.clone()))
             }
             worker_event::Kind::Models(_) => Some(Source::Models),
+            worker_event::Kind::Beat(_) => Some(Source::Beat),
             worker_event::Kind::Ready(_) => None,
         }
     }

@@ -29,7 +29,7 @@ use crate::host::Host;
 use crate::models::Models;
 use crate::registration::{JoinAddress, JoinAddressError, Joiner, Registration};
 use crate::service::Server;
-use crate::supervisor::{Slot, WorkerProgram};
+use crate::supervisor::{Bounds, HANG_TIMEOUT, Slot, WorkerProgram};
 use crate::trust::Trust;
 
 /// What a node is told at its start.
@@ -54,6 +54,9 @@ pub struct NodeOptions {
     /// Be given whole requests only, never a rank of a replica that spans hosts. The role of
     /// every node of a build without feature `distributed`.
     pub standalone: bool,
+    /// A worker that has computed nothing of what it has for so long, and twenty times longer than it should take, is
+    /// killed and started again; one that gives no sign of life at all in half the time.
+    pub hang_timeout: Duration,
     /// Where models are kept and come from.
     pub store: StoreOptions,
 }
@@ -72,6 +75,7 @@ impl NodeOptions {
             models: Vec::new(),
             workers: Vec::new(),
             standalone: !crate::DISTRIBUTED,
+            hang_timeout: HANG_TIMEOUT,
             store,
         }
     }
@@ -156,7 +160,7 @@ impl Node {
         let (listener, local_addr) = listen(options.listen).await?;
 
         let (changed, _) = watch::channel(());
-        let slots = start_workers(&options.workers, &changed).await?;
+        let slots = start_workers(&options, &changed).await?;
         let models = Arc::new(Models::new(store, Arc::clone(&slots)));
         let host = Arc::new(Host::new(describe(id, &options), slots, models, changed));
         let server = Server::new(Arc::clone(&host), Arc::clone(&trust), &identity);
@@ -292,12 +296,13 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
 
 /// Starts every worker and waits until all are ready; one that cannot start stops the others.
 async fn start_workers(
-    programs: &[WorkerProgram],
+    options: &NodeOptions,
     changed: &watch::Sender<()>,
 ) -> Result<Arc<[Slot]>, StartError> {
+    let bounds = Bounds { hang: options.hang_timeout, ..Bounds::default() };
     let slots: Arc<[Slot]> = (0..)
-        .zip(programs)
-        .map(|(index, program)| Slot::start(index, program.clone(), changed.clone()))
+        .zip(&options.workers)
+        .map(|(index, program)| Slot::start(index, program.clone(), bounds, changed.clone()))
         .collect();
     for (device, slot) in slots.iter().enumerate() {
         if let Err(reason) = slot.first_ready().await {

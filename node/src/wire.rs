@@ -112,7 +112,10 @@ pub(crate) fn kv_dtype(name: &str) -> Result<Option<KvDtype>, String> {
 pub(crate) fn event(event: Event) -> (v1::GenerateEvent, bool) {
     let ends = matches!(event, Event::Finished(_) | Event::Failed(_));
     let kind = match event {
-        Event::Started { prompt_tokens } => generate_event::Kind::Started(v1::Started { prompt_tokens }),
+        Event::Started { prompt_tokens } => {
+            // Which device has it, its node adds.
+            generate_event::Kind::Started(v1::Started { prompt_tokens, device_index: None })
+        }
         Event::Delta(delta) => generate_event::Kind::Delta(v1::Delta { choices: vec![choice(delta)] }),
         Event::Finished(finish) => generate_event::Kind::Finished(finished(finish)),
         Event::Failed(error) => {
@@ -172,6 +175,7 @@ pub(crate) fn ready_model(name: &str, state: EngineState) -> v1::ModelState {
         context_tokens: state.context_tokens,
         weight_bytes: state.weight_bytes,
         kv_bytes: state.kv_bytes,
+        max_running: state.max_running,
     }
 }
 

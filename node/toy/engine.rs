@@ -1,10 +1,10 @@
 //! An engine that does what its prompt says, for tests of everything around engines.
 //!
-//! `count N` generates N tokens, `slow N` one every 20 ms; `segv` ends the process as a bug in
+//! `count N` generates N tokens, `slow N` one every 20 ms; `stall N` stops after N and never goes on; `segv` ends the process as a bug in
 //! native code would, `hang` never comes back to its caller. Keeps the promises of `Engine` with one thread a request.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,14 @@ pub(crate) type OnCancelled = Arc<dyn Fn(&str) + Send + Sync>;
 
 pub(crate) struct ScriptEngine {
     running: Arc<Mutex<HashMap<String, Arc<AtomicBool>>>>,
+    /// Tokens generated, each a step.
+    steps: Arc<AtomicU64>,
     on_cancelled: OnCancelled,
 }
 
 impl ScriptEngine {
     pub(crate) fn new(on_cancelled: OnCancelled) -> Self {
-        Self { running: Arc::default(), on_cancelled }
+        Self { running: Arc::default(), steps: Arc::default(), on_cancelled }
     }
 }
 
@@ -40,7 +42,7 @@ impl Engine for ScriptEngine {
         let (verb, count) = script.split_once(' ').unwrap_or((script, "0"));
         let (pause, count) = match (verb, count.parse::<u32>()) {
             ("count", Ok(count)) => (Duration::ZERO, count),
-            ("slow", Ok(count)) => (Duration::from_millis(20), count),
+            ("slow" | "stall", Ok(count)) => (Duration::from_millis(20), count),
             ("segv", _) => segv(),
             ("hang", _) => loop {
                 thread::park();
@@ -53,6 +55,7 @@ impl Engine for ScriptEngine {
         let cancelled = Arc::new(AtomicBool::new(false));
         self.running.lock().expect("lock").insert(request.id.clone(), Arc::clone(&cancelled));
         let (running, on_cancelled) = (Arc::clone(&self.running), Arc::clone(&self.on_cancelled));
+        let (steps, stalls) = (Arc::clone(&self.steps), verb == "stall");
         thread::spawn(move || {
             events(Event::Started { prompt_tokens: 1 });
             let mut done = 0;
@@ -61,6 +64,12 @@ impl Engine for ScriptEngine {
                 let text = format!("{done} ");
                 events(Event::Delta(Delta { text, token_ids: vec![done], ..Delta::default() }));
                 done += 1;
+                steps.fetch_add(1, Ordering::SeqCst);
+            }
+            if stalls {
+                loop {
+                    thread::park();
+                }
             }
             running.lock().expect("lock").remove(&request.id);
             let reason = match done < count {
@@ -88,9 +97,13 @@ impl Engine for ScriptEngine {
     }
 
     fn state(&self) -> EngineState {
-        let running = self.running.lock().expect("lock").len();
+        let running = u32::try_from(self.running.lock().expect("lock").len()).expect("few");
+        let steps = self.steps.load(Ordering::SeqCst);
         EngineState {
-            running: u32::try_from(running).expect("few"),
+            running,
+            steps,
+            tokens: steps,
+            step_tokens: running,
             context_tokens: 4096,
             weight_bytes: 7,
             ..EngineState::default()

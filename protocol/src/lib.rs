@@ -14,5 +14,8 @@ pub mod v1 {
     tonic::include_proto!("mlxcel.v1");
 }
 
+/// What every message is.
+pub use prost::Message;
+
 /// The version of the protocol this build speaks. Peers refuse each other when it differs.
 pub const PROTOCOL_VERSION: u32 = 3;

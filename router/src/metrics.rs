@@ -49,6 +49,7 @@ impl Metrics {
         metrics.gauge(IN_FLIGHT, vec![]).set(0.0);
         metrics.counter(RETRIES, vec![]).absolute(0);
         metrics.counter(RESUMES, vec![]).absolute(0);
+        metrics.counter(MOVES, vec![]).absolute(0);
         Ok(metrics)
     }
 
@@ -88,6 +89,11 @@ impl Metrics {
         self.counter(RESUMES, vec![]).increment(1);
     }
 
+    /// A request left a node that was stalled.
+    pub(crate) fn moved(&self) {
+        self.counter(MOVES, vec![]).increment(1);
+    }
+
     pub(crate) fn first_token(&self, model: &str, after: Duration) {
         self.histogram(TTFT, vec![Label::new("model", model.to_owned())]).record(after.as_secs_f64());
     }
@@ -96,6 +102,11 @@ impl Metrics {
         let of = |kind| vec![Label::new("model", model.to_owned()), Label::from_static_parts("kind", kind)];
         self.counter(TOKENS, of("prompt")).increment(prompt.into());
         self.counter(TOKENS, of("completion")).increment(completion.into());
+    }
+
+    /// How many requests wait for room on a node now.
+    pub(crate) fn queued(&self, requests: usize) {
+        self.gauge(QUEUED, vec![]).set(requests as f64);
     }
 
     /// How many nodes there are now.
@@ -126,8 +137,10 @@ const BROKEN: &str = "mlxcel_streams_broken_total";
 const TOKENS: &str = "mlxcel_tokens_total";
 const RETRIES: &str = "mlxcel_retries_total";
 const RESUMES: &str = "mlxcel_resumes_total";
+const MOVES: &str = "mlxcel_moves_total";
 const TTFT: &str = "mlxcel_time_to_first_token_seconds";
 const IN_FLIGHT: &str = "mlxcel_requests_in_flight";
+const QUEUED: &str = "mlxcel_requests_queued";
 const NODES: &str = "mlxcel_nodes";
 
 const COUNTERS: &[(&str, &str)] = &[
@@ -135,10 +148,15 @@ const COUNTERS: &[(&str, &str)] = &[
     (BROKEN, "Streamed answers that ended with an error"),
     (TOKENS, "Tokens processed, by model and kind (prompt or completion)"),
     (RETRIES, "Requests sent again because a node could not serve them"),
+    (
+        MOVES,
+        "Requests that left a stalled node for another, before it was lost; each is a retry or a resume too",
+    ),
     (RESUMES, "Answers that went on elsewhere because a node did not bring them to an end"),
 ];
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT, "Requests being served"),
+    (QUEUED, "Requests that wait in the router for room on a node"),
     (NODES, "Nodes seen, by whether the router is connected to them"),
 ];
 

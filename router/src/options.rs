@@ -26,8 +26,13 @@ pub struct RouterOptions {
     pub join: Vec<String>,
     /// Announce this router and look for nodes by multicast DNS.
     pub mdns: bool,
-    /// What clients of `/v1` must send as `Authorization: Bearer KEY`; nothing when absent.
-    pub api_key: Option<String>,
+    /// One of these, clients of `/v1` must send as `Authorization: Bearer KEY`; nothing where there are none. Where there are several, their
+    /// requests get equal shares.
+    pub api_keys: Vec<String>,
+    /// Most requests that wait for room on a node, over all models.
+    pub queue: usize,
+    /// Most of them for one model.
+    pub queue_per_model: usize,
     /// Ranks of each stage of replicas of models that no device holds alone; as planned when absent.
     pub layout: Option<Vec<usize>>,
     /// How long a request waits, in all, for a node that can serve it.
@@ -46,7 +51,9 @@ impl RouterOptions {
             token: None,
             join: Vec::new(),
             mdns: true,
-            api_key: None,
+            api_keys: Vec::new(),
+            queue: 1024,
+            queue_per_model: 512,
             layout: None,
             patience: Duration::from_secs(30),
         }
@@ -77,6 +84,16 @@ pub enum StartError {
     /// The API key is empty.
     #[error("the API key must not be empty; leave it out to serve without one")]
     EmptyApiKey,
+    /// The queue is of no size that makes sense.
+    #[error(
+        "the queue for one model must hold at least 1 request and no more than the whole queue, got {per_model} of {queue}"
+    )]
+    Queue {
+        /// Of all models.
+        queue: usize,
+        /// Of one.
+        per_model: usize,
+    },
     /// The metrics could not be set up.
     #[error("cannot set up metrics: {0}")]
     Metrics(String),
@@ -102,7 +119,10 @@ impl StartError {
 
 /// Checks what can be checked before anything is opened.
 pub(crate) fn check(options: &RouterOptions) -> Result<(), StartError> {
-    if options.api_key.as_deref() == Some("") {
+    if options.queue_per_model == 0 || options.queue < options.queue_per_model {
+        return Err(StartError::Queue { queue: options.queue, per_model: options.queue_per_model });
+    }
+    if options.api_keys.iter().any(String::is_empty) {
         return Err(StartError::EmptyApiKey);
     }
     let well_formed = |address: &&String| {

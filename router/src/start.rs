@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::answer::unix_seconds;
 use crate::api::{self, App};
+use crate::core::queue;
 use crate::metrics::Metrics;
 use crate::nodes::link::Introduction;
 use crate::nodes::members::Members;
@@ -49,7 +50,11 @@ impl Router {
             name: options.name.clone(),
             token: options.token.clone(),
         };
-        let roster = Roster::new();
+        let roster = Roster::new(queue::Limits {
+            requests: options.queue,
+            of_model: options.queue_per_model,
+            bytes: QUEUE_BYTES,
+        });
         roster.set_layout(options.layout.clone());
         let members = Members::new(introduction, roster.clone(), stop_nodes.clone());
         members.spawn(roster.clone().watch_silence());
@@ -123,7 +128,7 @@ fn app(options: &RouterOptions, cluster: String, relay: Relay, members: Members)
         // Routers of one cluster differ by process, runs of one router by time.
         id_stem: format!("{:x}{started_at:x}", std::process::id()).into(),
         cluster: cluster.into(),
-        api_key: options.api_key.as_deref().map(Arc::from),
+        api_keys: options.api_keys.iter().map(|key| Arc::from(key.as_str())).collect(),
         started_at,
         ids: Arc::default(),
     }
@@ -151,4 +156,6 @@ async fn keep_up(metrics: Metrics) {
     }
 }
 
+/// Bytes of requests that wait.
+const QUEUE_BYTES: usize = 256 << 20;
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);

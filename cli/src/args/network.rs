@@ -68,9 +68,15 @@ pub(crate) struct HttpArgs {
     /// Port to listen on; 0 for any free one.
     #[arg(long, default_value_t = 8080)]
     pub(crate) port: u16,
-    /// Refuse requests without this bearer token.
+    /// Refuse requests without this bearer token; given several times, with one of them, each with an equal share.
     #[arg(long, env = "MLXCEL_API_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
+    pub(crate) api_key: Vec<String>,
+    /// Most requests that wait for room on a node; more are refused with status 429.
+    #[arg(long, value_name = "REQUESTS", default_value_t = 1024)]
+    pub(crate) queue: usize,
+    /// Most of them for one model.
+    #[arg(long, value_name = "REQUESTS", default_value_t = 512)]
+    pub(crate) queue_per_model: usize,
     /// Seconds to let running requests finish after the first Ctrl-C or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain_timeout: u64,

@@ -33,7 +33,8 @@ pub(crate) async fn router(args: RouterArgs) -> Result<()> {
     let mut options = RouterOptions::new(state(&args.cluster)?);
     options.listen = SocketAddr::new(args.http.host, args.http.port);
     options.control_listen.set_port(args.control_port);
-    options.api_key = args.http.api_key;
+    options.api_keys = args.http.api_key;
+    (options.queue, options.queue_per_model) = (args.http.queue, args.http.queue_per_model);
     options.layout = args.layout.map(|layout| layout.0);
     options.token = args.cluster.token;
     options.join = args.cluster.join;
@@ -85,7 +86,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let mut options = RouterOptions::new(state_dir.clone());
     options.listen = SocketAddr::new(args.http.host, args.http.port);
     options.control_listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-    options.api_key = args.http.api_key.clone();
+    options.api_keys = args.http.api_key.clone();
+    (options.queue, options.queue_per_model) = (args.http.queue, args.http.queue_per_model);
     options.mdns = false;
     let mut node_options = NodeOptions::new(state_dir, StoreOptions::from_env()?);
     node_options.listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);

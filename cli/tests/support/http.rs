@@ -84,6 +84,20 @@ impl Events {
         }
     }
 
+    /// The next piece of text, or none at the end, which must be in good order.
+    pub(crate) fn text(&mut self) -> Option<String> {
+        loop {
+            let data = self.next().expect("[DONE] comes before the end");
+            if data == "[DONE]" {
+                return None;
+            }
+            let text = text_of(&serde_json::from_str(&data).expect("an event is JSON"));
+            if !text.is_empty() {
+                return Some(text);
+            }
+        }
+    }
+
     /// Reads to the end.
     pub(crate) fn end(mut self) -> End {
         let mut text = String::new();

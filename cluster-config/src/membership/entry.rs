@@ -24,6 +24,8 @@ pub(super) struct Entry {
     /// Failures since the link last lasted.
     failures: u32,
     connected_at: Option<Instant>,
+    /// When a link that had lasted broke.
+    broke_at: Option<Instant>,
     last_attempt: Option<Instant>,
     retry_at: Option<Instant>,
     reported: Reported,
@@ -45,6 +47,7 @@ impl Entry {
             link: LinkState::Connecting { last: None },
             failures: 0,
             connected_at: None,
+            broke_at: None,
             last_attempt: None,
             retry_at: None,
             reported: Reported::default(),
@@ -102,11 +105,7 @@ impl Entry {
             return Vec::new();
         }
         self.failures = self.failures.saturating_add(1);
-        let wait = if error.cause.is_transient() {
-            delay(self.failures, self.announced)
-        } else {
-            NEEDS_SOMEONE_WAIT
-        };
+        let wait = if error.cause.is_transient() { self.delay(now) } else { NEEDS_SOMEONE_WAIT };
         self.fail(error, Some(now + wait))
     }
 
@@ -116,12 +115,13 @@ impl Entry {
         }
         let lasted = self.connected_at.take().is_some_and(|since| now.duration_since(since) >= LASTING);
         self.failures = if lasted { 0 } else { self.failures.saturating_add(1) };
+        self.broke_at = lasted.then_some(now).or(self.broke_at);
         self.last_seen = now;
         self.link = LinkState::Connecting { last: None };
         if self.failures == 0 {
             return vec![self.connect(now)];
         }
-        self.retry_at = Some(now + delay(self.failures, self.announced));
+        self.retry_at = Some(now + self.delay(now));
         Vec::new()
     }
 
@@ -218,6 +218,13 @@ impl Entry {
         }
     }
 
+    /// A node that served until lately is likely to come back, without a word where it was only stopped or cut off.
+    fn delay(&self, now: Instant) -> Duration {
+        let served = self.broke_at.is_some_and(|at| now.duration_since(at) < SERVED_LATELY);
+        let delay = delay(self.failures, self.announced);
+        if served { delay.min(SERVED_MOST) } else { delay }
+    }
+
     /// The addresses the node gave itself first: they come from where it knows best.
     fn addresses(&self) -> Vec<SocketAddr> {
         let mut all = self.joined_at.clone();
@@ -247,5 +254,8 @@ const ATTEMPT_SPACING: Duration = Duration::from_millis(500);
 const ADDRESS_GRACE: Duration = Duration::from_secs(3);
 /// Wait after a failure that only a person can mend.
 const NEEDS_SOMEONE_WAIT: Duration = Duration::from_secs(30);
+/// How long a node whose link had lasted is tried more often, and its longest wait.
+const SERVED_LATELY: Duration = Duration::from_secs(600);
+const SERVED_MOST: Duration = Duration::from_secs(1);
 /// A node that is neither announced nor connected is dropped after this.
 const FORGET_AFTER: Duration = Duration::from_secs(600);

@@ -192,6 +192,11 @@ impl Scheduler {
         &self.store
     }
 
+    /// Most sequences that run at once.
+    pub fn max_sequences(&self) -> usize {
+        self.limits.max_sequences
+    }
+
     /// How often a sequence had to give its blocks up.
     pub fn preempted(&self) -> u64 {
         self.preempted

@@ -1,5 +1,6 @@
 //! What callers tell the engine thread, and what it tells everyone.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::preparing::OutputMarkup;
@@ -40,29 +41,45 @@ pub(super) struct SharedState {
     weight_bytes: u64,
     running: AtomicU32,
     waiting: AtomicU32,
+    max_running: AtomicU32,
     kv_bytes: AtomicU64,
     kv_blocks: u32,
     kv_blocks_available: AtomicU32,
     preemptions: AtomicU64,
+    steps: AtomicU64,
+    tokens: AtomicU64,
+    step_tokens: AtomicU32,
 }
 
 impl SharedState {
     pub(super) fn new(context_tokens: u32, weight_bytes: u64, kv_blocks: usize) -> Self {
-        let (running, waiting, kv_bytes) = Default::default();
+        let (running, waiting, max_running, kv_bytes) = Default::default();
         let kv_blocks = count(kv_blocks);
         Self {
             context_tokens,
             weight_bytes,
             running,
             waiting,
+            max_running,
             kv_bytes,
             kv_blocks,
             kv_blocks_available: AtomicU32::new(kv_blocks),
             preemptions: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            step_tokens: AtomicU32::new(0),
         }
     }
 
+    /// A step of so many tokens is to be computed; it has been when what is returned is dropped.
+    pub(super) fn step(self: &Arc<Self>, tokens: usize) -> UnderWay {
+        let tokens = count(tokens);
+        self.step_tokens.fetch_add(tokens, Ordering::Relaxed);
+        UnderWay { state: Arc::clone(self), tokens }
+    }
+
     pub(super) fn publish(&self, scheduler: &Scheduler, kv_bytes: u64) {
+        self.max_running.store(count(scheduler.max_sequences()), Ordering::Relaxed);
         self.running.store(count(scheduler.running()), Ordering::Relaxed);
         self.waiting.store(count(scheduler.waiting()), Ordering::Relaxed);
         self.kv_blocks_available.store(count(scheduler.store().available()), Ordering::Relaxed);
@@ -74,13 +91,31 @@ impl SharedState {
         EngineState {
             running: self.running.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
+            max_running: self.max_running.load(Ordering::Relaxed),
             kv_bytes: self.kv_bytes.load(Ordering::Relaxed),
             kv_blocks: self.kv_blocks,
             kv_blocks_available: self.kv_blocks_available.load(Ordering::Relaxed),
             preemptions: self.preemptions.load(Ordering::Relaxed),
             context_tokens: self.context_tokens,
             weight_bytes: self.weight_bytes,
+            steps: self.steps.load(Ordering::Relaxed),
+            tokens: self.tokens.load(Ordering::Relaxed),
+            step_tokens: self.step_tokens.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// A step that is being computed. One that fails or panics has ended too.
+pub(super) struct UnderWay {
+    state: Arc<SharedState>,
+    tokens: u32,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.state.steps.fetch_add(1, Ordering::Relaxed);
+        self.state.tokens.fetch_add(self.tokens.into(), Ordering::Relaxed);
+        self.state.step_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
     }
 }
 

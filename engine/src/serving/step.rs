@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use mlxcel_mlx_bridge::{Array, Dtype, Result, async_eval, eval};
 
+use super::command::UnderWay;
 use super::sampled::{StepChoices, choose, sample};
 use super::sequence::Sequence;
 use super::stream::Ending;
@@ -26,6 +27,8 @@ type Member = (SequenceId, usize);
 /// A step that has been launched and not read.
 pub(super) struct Launched {
     members: Vec<Member>,
+    /// Dropped when it has been computed.
+    under_way: UnderWay,
     /// Rows of a step that only decodes.
     decodes: Option<usize>,
     at: Instant,
@@ -110,10 +113,11 @@ fn launch(engine: &mut EngineThread) -> Result<Option<Launched>, LaunchError> {
     }
     let (at, begin) = (Instant::now(), engine.recorder.begin());
     let decodes = plan.spans.iter().all(|span| span.samples == span.tokens.len()).then(|| plan.len());
+    let under_way = engine.state.step(plan.len());
     let outcome = compute(engine, plan);
     engine.recorder.end("build", begin, figures);
     match outcome {
-        Ok(outcome) => Ok(Some(Launched { members, decodes, at, outcome })),
+        Ok(outcome) => Ok(Some(Launched { members, under_way, decodes, at, outcome })),
         Err(error) => Err((members, error)),
     }
 }
@@ -186,6 +190,7 @@ fn read(engine: &mut EngineThread, step: Launched) {
     let begin = engine.recorder.begin();
     let done = eval(&[array]);
     engine.recorder.end("wait", begin, [("sequences", step.members.len() as u64)]);
+    drop(step.under_way);
     engine.learn_cost(step.decodes, step.at);
     let begin = engine.recorder.begin();
     let done = done.and_then(|()| {

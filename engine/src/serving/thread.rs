@@ -115,7 +115,7 @@ pub(super) struct EngineThread {
     pub(super) recorder: Recorder,
     pub(super) codec: Arc<TextCodec>,
     commands: Receiver<Command>,
-    state: Arc<SharedState>,
+    pub(super) state: Arc<SharedState>,
     next: u64,
     /// Time zero of the scheduler.
     begin: Instant,

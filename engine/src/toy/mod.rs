@@ -73,7 +73,11 @@ impl ToyEngine {
     /// The operating system does not give a thread.
     pub fn start(options: ToyOptions) -> std::io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
-        let idle = EngineState { context_tokens: options.context_tokens, ..EngineState::default() };
+        let idle = EngineState {
+            context_tokens: options.context_tokens,
+            max_running: u32::try_from(options.max_sequences).unwrap_or(u32::MAX),
+            ..EngineState::default()
+        };
         let state = Arc::new(Mutex::new(idle));
         let worker = Worker::new(options, inbox, Arc::clone(&state));
         thread::Builder::new().name("toy-engine".into()).spawn(move || worker.run())?;

@@ -159,6 +159,12 @@ impl Worker {
 
     fn step(&mut self) {
         let now = Instant::now();
+        let due = self.running.iter().filter(|sequence| sequence.next_at <= now).count();
+        if due > 0 {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.steps += 1;
+            state.tokens += due as u64;
+        }
         let mut index = 0;
         while let Some(sequence) = self.running.get_mut(index) {
             let due = sequence.next_at <= now;
@@ -180,5 +186,6 @@ impl Worker {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.running = self.running.len() as u32;
         state.waiting = self.waiting.len() as u32;
+        state.step_tokens = state.running;
     }
 }

@@ -3,6 +3,7 @@
 //! One instance serves one connection, whose TLS handshake proved the caller's key. Knows nothing
 //! of workers.
 
+mod beats;
 mod serve;
 mod state;
 
@@ -17,8 +18,9 @@ use mlxcel_cluster_config::{Fingerprint, LinkCause};
 use mlxcel_protocol::PROTOCOL_VERSION;
 use mlxcel_protocol::v1::node_server::Node;
 use mlxcel_protocol::v1::{
-    CancelReply, CancelRequest, GenerateEvent, GenerateRequest, HelloReply, HelloRequest, JoinReplicaRequest,
-    LoadModelRequest, LoadProgress, NodeState, UnloadModelReply, UnloadModelRequest, WatchStateRequest,
+    Beat, CancelReply, CancelRequest, GenerateEvent, GenerateRequest, HelloReply, HelloRequest,
+    JoinReplicaRequest, LoadModelRequest, LoadProgress, NodeState, UnloadModelReply, UnloadModelRequest,
+    WatchBeatsRequest, WatchStateRequest,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -46,6 +48,7 @@ type EventsOf<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Node for Session {
     type WatchStateStream = EventsOf<NodeState>;
+    type WatchBeatsStream = EventsOf<Beat>;
     type JoinReplicaStream = EventsOf<LoadProgress>;
     type LoadModelStream = EventsOf<LoadProgress>;
     type GenerateStream = EventsOf<GenerateEvent>;
@@ -77,6 +80,16 @@ impl Node for Session {
         let states = state::watch(Arc::clone(&self.host));
         let states = states.take_until(self.stopping.clone().cancelled_owned());
         Ok(Response::new(states.map(Ok).boxed()))
+    }
+
+    async fn watch_beats(
+        &self,
+        _: Request<WatchBeatsRequest>,
+    ) -> Result<Response<Self::WatchBeatsStream>, Status> {
+        self.admit()?;
+        let beats = beats::watch(Arc::clone(&self.host));
+        let beats = beats.take_until(self.stopping.clone().cancelled_owned());
+        Ok(Response::new(beats.map(Ok).boxed()))
     }
 
     async fn load_model(

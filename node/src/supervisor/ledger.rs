@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mlxcel_protocol::v1::{
     CancelRequest, FailureKind, GenerateEvent, GenerateRequest, LoadProgress, ModelState, ModelStatus,
     UnloadModelRequest, WorkerCommand, WorkerGenerate, WorkerLoad, WorkerLoadProgress, WorkerMeet,
-    load_progress, worker_command,
+    generate_event, load_progress, worker_command,
 };
 use tracing::{error, info};
 
@@ -155,8 +155,12 @@ impl Ledger {
         self.reported = models;
     }
 
-    pub(crate) fn generated(&mut self, generated: WorkerGenerate) {
-        let WorkerGenerate { request_id, event: Some(event) } = generated else { return };
+    /// The worker of the device with this index says something of a request.
+    pub(crate) fn generated(&mut self, generated: WorkerGenerate, device: u32) {
+        let WorkerGenerate { request_id, event: Some(mut event) } = generated else { return };
+        if let Some(generate_event::Kind::Started(started)) = &mut event.kind {
+            started.device_index = Some(device);
+        }
         if wire::ends(&event) {
             if let Some((events, _)) = self.running.remove(&request_id) {
                 events.send(event);

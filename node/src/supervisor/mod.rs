@@ -6,7 +6,9 @@
 mod ledger;
 mod lifecycle;
 mod process;
+mod pulse;
 mod slot;
 
 pub use process::WorkerProgram;
+pub(crate) use pulse::{Bounds, HANG_TIMEOUT};
 pub(crate) use slot::Slot;

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::ledger::{Dispatch, InFlight, Ledger, is_ready};
 use super::lifecycle::{Action, Lifecycle, Patience};
 use super::process::{Output, Process, WorkerProgram};
+use super::pulse::{Bounds, Finding, Pulse};
 use crate::events::{EventSender, EventStream, channel};
 use crate::wire;
 
@@ -49,8 +50,13 @@ enum Command {
 
 impl Slot {
     /// Starts the worker of the device with this index, and its supervision. `changed` is marked
-    /// after every change of the slot's state.
-    pub(crate) fn start(index: u32, program: WorkerProgram, changed: watch::Sender<()>) -> Self {
+    /// after every change of the slot's state; `bounds` say when a worker is taken for hung.
+    pub(crate) fn start(
+        index: u32,
+        program: WorkerProgram,
+        bounds: Bounds,
+        changed: watch::Sender<()>,
+    ) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let worker = WorkerState {
             device_index: index,
@@ -62,6 +68,8 @@ impl Slot {
             index,
             program,
             lifecycle: Lifecycle::new(Patience::default(), Instant::now()),
+            pulse: Pulse::new(bounds),
+            stalled: None,
             ledger: Ledger::default(),
             process: None,
             publish,
@@ -164,6 +172,9 @@ struct Shell {
     index: u32,
     program: WorkerProgram,
     lifecycle: Lifecycle,
+    pulse: Pulse,
+    /// Why the worker is taken for stalled.
+    stalled: Option<String>,
     ledger: Ledger,
     process: Option<Process>,
     publish: watch::Sender<SlotState>,
@@ -176,8 +187,9 @@ impl Shell {
             if let Some(action) = self.lifecycle.poll(Instant::now()) {
                 self.act(action);
             }
+            self.feel();
             self.show();
-            let deadline = self.lifecycle.deadline();
+            let deadline = [self.lifecycle.deadline(), self.pulse.deadline()].into_iter().flatten().min();
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(Command::Stop) | None => break,
@@ -217,6 +229,30 @@ impl Shell {
         }
     }
 
+    /// Finds out whether the worker lives.
+    fn feel(&mut self) {
+        if self.pulse.deadline().is_none() {
+            return;
+        }
+        let stalled = match self.pulse.judge(Instant::now()) {
+            Finding::Well => None,
+            Finding::Stalled(why) => Some(why),
+            Finding::Hung(why) => {
+                self.act(Action::Kill { why: format!("hung: {why}") });
+                self.pulse.ends();
+                self.stalled = None;
+                Some(why)
+            }
+        };
+        match (&self.stalled, &stalled) {
+            (None, Some(why)) => warn!(device = self.index, "the worker is stalled: {why}"),
+            (Some(_), None) => info!(device = self.index, "the worker goes on"),
+            _ => {}
+        }
+        // The first words for it: what has grown since is no change of state.
+        self.stalled = stalled.map(|why| self.stalled.take().unwrap_or(why));
+    }
+
     fn command(&mut self, command: Command) {
         let ready = self.lifecycle.health() == WorkerHealth::Ready;
         let command = match command {
@@ -253,13 +289,15 @@ impl Shell {
             Some(Kind::Ready(ready)) => {
                 info!(device = self.index, pid = ready.pid, "worker ready");
                 self.lifecycle.ready(Instant::now());
+                self.pulse.begins(Instant::now());
                 self.publish.send_modify(|state| state.ready = Some(ready));
                 if let Some(process) = &self.process {
                     self.ledger.ready().into_iter().for_each(|load| process.send(load));
                 }
             }
             Some(Kind::Load(load)) => self.ledger.load_progressed(load),
-            Some(Kind::Generate(generated)) => self.ledger.generated(generated),
+            Some(Kind::Generate(generated)) => self.ledger.generated(generated, self.index),
+            Some(Kind::Beat(beat)) => self.pulse.beats(&beat, Instant::now()),
             Some(Kind::Models(models)) => self.ledger.reported(models.models),
             None => warn!(device = self.index, "the worker sent an event of unknown kind"),
         }
@@ -268,6 +306,8 @@ impl Shell {
     fn gone(&mut self, reason: String) {
         let now = Instant::now();
         self.process = None;
+        self.pulse.ends();
+        self.stalled = None;
         self.ledger.lost(FailureKind::WorkerLost, &reason);
         self.lifecycle.gone(reason, now);
         let wait = self.lifecycle.deadline().map(|due| due.saturating_duration_since(now));
@@ -281,13 +321,15 @@ impl Shell {
     }
 
     fn show(&self) {
+        let reason = self.stalled.as_deref().unwrap_or_else(|| self.lifecycle.reason());
         let worker = WorkerState {
             device_index: self.index,
             health: self.lifecycle.health().into(),
             restarts: self.lifecycle.restarts(),
-            reason: self.lifecycle.reason().into(),
+            reason: reason.into(),
             models: self.ledger.models(),
             pid: self.process.as_ref().map_or(0, Process::pid),
+            stalled: self.stalled.is_some(),
         };
         let changed = self.publish.send_if_modified(|state| {
             let differs = state.worker != worker;

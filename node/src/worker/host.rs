@@ -16,6 +16,7 @@ use mlxcel_protocol::v1::{
 };
 use tracing::warn;
 
+use super::beat::Heart;
 use super::loader::{Job, Joined, LoadError, Loaded, load_event};
 use super::meeting::Listening;
 use super::outbox::Outbox;
@@ -50,6 +51,7 @@ pub(super) enum Next {
 pub(super) struct Host {
     options: WorkerOptions,
     outbox: Outbox,
+    heart: Heart,
     inputs: mpsc::Sender<Input>,
     jobs: mpsc::Sender<Job>,
     models: BTreeMap<String, Model>,
@@ -85,13 +87,14 @@ struct Running {
 impl Host {
     pub(super) fn new(
         options: WorkerOptions,
-        outbox: Outbox,
+        (outbox, heart): (Outbox, Heart),
         inputs: mpsc::Sender<Input>,
         jobs: mpsc::Sender<Job>,
     ) -> Self {
         Self {
             options,
             outbox,
+            heart,
             inputs,
             jobs,
             models: BTreeMap::new(),
@@ -111,7 +114,7 @@ impl Host {
             Input::RankLost { served_name, ticket, reason } => self.rank_lost(&served_name, ticket, reason),
             Input::RequestEnded(id) => {
                 if let Some(ended) = self.running.remove(&id) {
-                    drop_elsewhere(Phase::Ready(ended.engine));
+                    drop_elsewhere(ended.engine);
                 }
             }
         }
@@ -259,13 +262,16 @@ impl Host {
             }
             Err(_) => return,
         };
+        if let (true, Phase::Ready(engine)) = (wanted, &phase) {
+            self.heart.watch(&name, engine);
+        }
         match self.models.get_mut(&name).filter(|_| wanted) {
             Some(model) => {
                 model.phase = phase;
                 let state = model.state(&name);
                 self.outbox.push(load_event(&name, wire::load_ready(state)));
             }
-            None => drop_elsewhere(phase),
+            None => give_up(phase),
         }
     }
 
@@ -277,7 +283,7 @@ impl Host {
             return;
         }
         warn!(model = name, "{reason}");
-        drop_elsewhere(model.phase);
+        give_up(model.phase);
         self.outbox.push(load_event(name, wire::load_failed(FailureKind::WorkerLost, reason)));
     }
 
@@ -297,7 +303,7 @@ impl Host {
             running.engine.cancel(id);
         }
         if let Some(model) = self.models.remove(name) {
-            drop_elsewhere(model.phase);
+            give_up(model.phase);
         }
     }
 
@@ -373,14 +379,17 @@ fn request_event(id: &str, event: GenerateEvent) -> WorkerEvent {
     WorkerEvent { kind: Some(worker_event::Kind::Generate(generate)) }
 }
 
+fn give_up(phase: Phase) {
+    match phase {
+        Phase::Ready(engine) => drop_elsewhere(engine),
+        Phase::Following(_) | Phase::Listening(_) => _ = thread::spawn(move || drop(phase)),
+        Phase::Loading => {}
+    }
+}
+
 /// The last owner of an engine waits for its threads and frees gigabytes: not while commands wait.
-fn drop_elsewhere(phase: Phase) {
-    let waits = match &phase {
-        Phase::Ready(engine) => Arc::strong_count(engine) == 1,
-        Phase::Following(_) | Phase::Listening(_) => true,
-        Phase::Loading => false,
-    };
-    if waits {
-        thread::spawn(move || drop(phase));
+pub(super) fn drop_elsewhere(engine: Arc<dyn Engine>) {
+    if Arc::strong_count(&engine) == 1 {
+        thread::spawn(move || drop(engine));
     }
 }

@@ -3,6 +3,7 @@
 //! Knows nothing of networks, stores or other workers; its node decides what is loaded and when it
 //! ends. When its input ends it ends itself, so that a node that dies leaves no worker behind.
 
+mod beat;
 mod host;
 mod loader;
 mod meeting;
@@ -23,6 +24,7 @@ pub use mlx::MlxLoader;
 
 use crate::frames::{self, FrameError};
 use crate::sys;
+use beat::Heart;
 use host::{Host, Input, Next};
 use outbox::Outbox;
 
@@ -137,19 +139,20 @@ where
     let reader = inputs.clone();
     thread::spawn(move || read_commands(input, &reader));
 
-    let mut host = Host::new(options, outbox.clone(), inputs, jobs);
-    let result = serve(&mut host, &inbox);
+    let heart = Heart::start(outbox.clone());
+    let mut host = Host::new(options, (outbox.clone(), heart.clone()), inputs, jobs);
+    let result = serve(&mut host, &heart, &inbox);
     outbox.finish(EXIT_PATIENCE).map_err(WorkerError::Output)?;
     result
 }
 
-fn serve(host: &mut Host, inbox: &mpsc::Receiver<Input>) -> Result<(), WorkerError> {
+fn serve(host: &mut Host, heart: &Heart, inbox: &mpsc::Receiver<Input>) -> Result<(), WorkerError> {
     loop {
-        let next = match inbox.recv_timeout(STATE_INTERVAL) {
-            Ok(input) => host.handle(input),
-            Err(_) => Next::Continue,
-        };
+        let input = inbox.recv_timeout(STATE_INTERVAL);
+        heart.obeys(true);
+        let next = input.map_or(Next::Continue, |input| host.handle(input));
         host.publish();
+        heart.obeys(false);
         match next {
             Next::Continue if host.drained() => return Ok(()),
             Next::Continue => {}

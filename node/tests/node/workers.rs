@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use mlxcel_node::{Node, StartError};
+use mlxcel_node::{Node, NodeOptions, StartError};
 use mlxcel_protocol::v1::{
-    CancelRequest, FailureKind, FinishReason, LoadModelRequest, NodeState, UnloadModelRequest, WorkerHealth,
-    load_progress,
+    CancelRequest, FailureKind, FinishReason, LoadModelRequest, NodeState, UnloadModelRequest,
+    WatchBeatsRequest, WorkerHealth, load_progress,
 };
 use tokio::time::{Instant, timeout};
 
@@ -36,6 +36,60 @@ async fn a_killed_worker_ends_its_requests_and_comes_back_with_its_model() {
     assert_eq!((worker.restarts, worker.reason.as_str()), (1, ""));
     let (text, end) = router.generate("b", "count 1").await.end().await;
     assert_eq!((text.as_str(), end), ("0 ", Ok(FinishReason::Length)));
+}
+
+#[tokio::test]
+async fn a_stopped_worker_is_told_of_within_a_second_and_goes_on() {
+    let bench = Bench::new();
+    let (node, mut router) = bench.start_with_model().await;
+    let pid = node.state().workers[0].pid;
+    let mut answer = router.generate("a", "slow 100").await;
+    answer.first_text().await;
+    signal(pid, "STOP");
+    let stopped = Instant::now();
+    until("stalled", Duration::from_secs(1), || node.state().workers[0].stalled).await;
+    assert!(stopped.elapsed() > Duration::from_millis(500), "told too early: {:?}", stopped.elapsed());
+    let reason = node.state().workers[0].reason.clone();
+    assert!(reason.starts_with("no sign of life for 0."), "{reason}");
+
+    signal(pid, "CONT");
+    until("well", Duration::from_secs(1), || !node.state().workers[0].stalled).await;
+    assert_eq!(answer.end().await.1, Ok(FinishReason::Length));
+    assert_eq!(node.state().workers[0].restarts, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_is_killed_and_replaced() {
+    for script in ["stall 50", "hang"] {
+        let bench = Bench::new();
+        let options = NodeOptions { hang_timeout: Duration::from_secs(3), ..bench.options() };
+        let node = Node::start(options).await.expect("starts");
+        let mut router = Router::claiming(&node).await;
+        router.load(&bench.model("m.gguf"), "m").await.expect("loads");
+        let pid = node.state().workers[0].pid;
+        let mut answer = router.generate("a", script).await;
+        assert_eq!(answer.end().await.1, Err(FailureKind::WorkerLost));
+        let worker = router.worker_after(pid).await;
+        assert_eq!((worker.restarts, worker.stalled), (1, false), "{script}");
+        assert_eq!(router.generate("b", "count 1").await.end().await.1, Ok(FinishReason::Length));
+    }
+}
+
+#[tokio::test]
+async fn a_node_beats_quickly_while_it_has_requests() {
+    let bench = Bench::new();
+    let (_node, mut router) = bench.start_with_model().await;
+    let mut watching = router.client.clone();
+    let beats = watching.watch_beats(WatchBeatsRequest {}).await;
+    let mut beats = beats.expect("admitted").into_inner();
+    let answer = router.generate("a", "slow 100000").await;
+    let counted = async {
+        for _ in 0..10 {
+            beats.message().await.expect("stream").expect("goes on");
+        }
+    };
+    timeout(Duration::from_secs(5), counted).await.expect("ten beats in less than ten seconds");
+    drop(answer);
 }
 
 #[tokio::test]

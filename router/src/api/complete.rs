@@ -7,12 +7,12 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::Stream;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
@@ -22,7 +22,7 @@ use super::chat_request::{self, Parsed};
 use super::choices::{Gathered, Streamed};
 use super::completion_request;
 use super::error::{ApiError, Envelope};
-use super::{App, BODY_LIMIT_BYTES};
+use super::{App, BODY_LIMIT_BYTES, Caller};
 use crate::core::refusal::Refusal;
 use crate::metrics::Metrics;
 use crate::nodes::roster::now;
@@ -31,17 +31,28 @@ use crate::relay::{Piece, Run};
 type Body = Result<Bytes, BytesRejection>;
 
 /// `POST /v1/chat/completions`
-pub(super) async fn chat(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
-    serve(app, (headers, body), Endpoint::Chat, chat_request::parse).await
+pub(super) async fn chat(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    serve(app, caller, (headers, body), Endpoint::Chat, chat_request::parse).await
 }
 
 /// `POST /v1/completions`
-pub(super) async fn text(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
-    serve(app, (headers, body), Endpoint::Text, completion_request::parse).await
+pub(super) async fn text(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    serve(app, caller, (headers, body), Endpoint::Text, completion_request::parse).await
 }
 
 async fn serve(
     app: App,
+    caller: Caller,
     (headers, body): (HeaderMap, Body),
     endpoint: Endpoint,
     parse: fn(&[u8]) -> Result<Parsed, ApiError>,
@@ -49,7 +60,13 @@ async fn serve(
     let metrics = app.relay.metrics.clone();
     let parsed = body.map_err(unreadable).and_then(|body| Ok((parse(&body)?, timeout(&headers)?)));
     let answer = match parsed {
-        Ok((parsed, timeout)) => answer(app, endpoint, parsed, timeout).await,
+        Ok((mut parsed, timeout)) => {
+            if let Caller(Some(key)) = caller {
+                // Shares are between keys: whoever has one may name as many users as he likes.
+                parsed.generate.client = format!("key {key}");
+            }
+            answer(app, endpoint, parsed, timeout).await
+        }
         Err(error) => Err(error),
     };
     let response = answer.unwrap_or_else(IntoResponse::into_response);

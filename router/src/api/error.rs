@@ -14,6 +14,8 @@ use crate::core::refusal::Refusal;
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) body: ErrorBody,
+    /// When to try again, in seconds.
+    pub(crate) retry_after: Option<u64>,
 }
 
 /// What the `error` key holds.
@@ -35,10 +37,13 @@ pub(crate) struct Envelope<'a> {
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+const LIMIT: &str = "rate_limit_error";
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, body: ErrorBody { message: message.into(), kind, param: None, code: None } }
+        let body = ErrorBody { message: message.into(), kind, param: None, code: None };
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Self { status, body, retry_after }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -130,6 +135,10 @@ impl From<Refusal> for ApiError {
             Refusal::Overloaded(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded")
             }
+            Refusal::Full { retry_after, .. } => {
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, LIMIT, message).code("queue_full");
+                Self { retry_after: Some(retry_after), ..error }
+            }
             Refusal::Stopping => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("shutting_down")
             }
@@ -147,9 +156,8 @@ impl From<Refusal> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(Envelope { error: &self.body })).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let headers = response.headers_mut();

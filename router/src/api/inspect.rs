@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::ApiError;
-use crate::core::fleet::{Availability, Member, NodeId};
+use crate::core::fleet::{Availability, NodeId};
+use crate::core::member::Member;
 use crate::core::refusal::Refusal;
+use crate::nodes::roster::now;
 
 /// `GET /v1/models`: what can be asked for, and how it stands.
 pub(super) async fn models(State(app): State<App>) -> Response {
@@ -70,6 +72,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         (nodes, models, able)
     });
     let body = json!({
+        "queued": app.relay.roster.queued(),
         "status": if able { "ok" } else { "unavailable" },
         "version": env!("CARGO_PKG_VERSION"),
         "cluster": &*app.cluster,
@@ -100,6 +103,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
                 },
                 "reason": w.reason,
                 "restarts": w.restarts,
+                "stalled": w.stalled,
                 "pid": w.pid,
                 "models": w.models.iter().map(|m| json!({
                     "id": m.name,
@@ -126,6 +130,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
             "index": d.index, "name": d.name, "memory_bytes": d.memory_bytes, "driver": d.driver,
         })).collect::<Vec<_>>(),
         "draining": member.report.draining,
+        "stalled": !member.flows(now()),
         "in_flight": member.own,
         "load": member.load(),
         "workers": workers,
@@ -136,6 +141,7 @@ fn node_json(id: &NodeId, member: &Member, state: Option<&NodeState>) -> Value {
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let connected = app.relay.roster.fleet(|fleet| fleet.alive().count());
     let metrics = &app.relay.metrics;
+    metrics.queued(app.relay.roster.queued());
     metrics.nodes(connected, app.members.unreachable().len());
     let format = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], metrics.render()).into_response()

@@ -39,7 +39,7 @@ pub(crate) struct App {
     pub(crate) members: Members,
     /// Fingerprint of the cluster's key.
     pub(crate) cluster: Arc<str>,
-    pub(crate) api_key: Option<Arc<str>>,
+    pub(crate) api_keys: Arc<[Arc<str>]>,
     /// When the router started, in seconds since 1970.
     pub(crate) started_at: u64,
     /// Tells this router's request ids from those of other routers and of earlier runs.
@@ -61,6 +61,7 @@ pub(crate) fn routes(app: App) -> axum::Router {
         .route("/v1/completions", post(complete::text))
         .route("/v1/models", get(inspect::models))
         .route("/v1/models/{*id}", get(inspect::model))
+        .route_layer(middleware::from_fn_with_state(app.clone(), relieve))
         .route_layer(middleware::from_fn_with_state(app.clone(), authorize));
     axum::Router::new()
         .route("/health", get(inspect::health))
@@ -83,11 +84,26 @@ async fn limit(request: Request, next: Next) -> Response {
     }
 }
 
-async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
-    match &app.api_key {
-        Some(key) if !carries(request.headers(), key) => ApiError::unauthorized().into_response(),
-        _ => next.run(request).await,
+/// Refuses what could not even wait before it is read.
+async fn relieve(State(app): State<App>, request: Request, next: Next) -> Response {
+    match app.relay.roster.full().filter(|_| request.method() == Method::POST) {
+        Some(refusal) => ApiError::from(refusal).into_response(),
+        None => next.run(request).await,
     }
+}
+
+/// Whose request it is: the place of its key among the router's, where there are several.
+#[derive(Debug, Clone, Copy)]
+struct Caller(Option<usize>);
+
+async fn authorize(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let keys = &app.api_keys;
+    let key = keys.iter().position(|key| carries(request.headers(), key));
+    if key.is_none() && !keys.is_empty() {
+        return ApiError::unauthorized().into_response();
+    }
+    request.extensions_mut().insert(Caller(key.filter(|_| keys.len() > 1)));
+    next.run(request).await
 }
 
 fn carries(headers: &HeaderMap, key: &str) -> bool {

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use mlxcel_cluster_config::placement::{Cluster, Demand, Device, ModelSize, Plan};
 
-use super::fleet::{Fleet, Member, NodeId};
+use super::fleet::{Fleet, NodeId};
+use super::member::Member;
 use super::report::{Sizes, WorkerReport};
 
 /// A replica to be formed.

@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 use mlxcel_protocol::v1::FailureKind;
 
 use super::assembly::Assembly;
-use super::dispatch::{self, Absence, Choice, Standing};
-use super::fleet::{Fleet, Member, NodeId};
+use super::cost::Ask;
+use super::dispatch::{self, Absence, Choice, Standing, Wish};
+use super::fleet::{Fleet, NodeId};
+use super::member::Member;
+use super::prefixes::Cuts;
 use super::refusal::Refusal;
+use super::watchdog::{GLANCE, Judgement, MOST_MOVES, Watchdog};
 
 /// How many workers may crash under one request before it is taken for the cause.
 pub(crate) const MOST_CRASHES: u32 = 3;
@@ -31,6 +35,8 @@ pub(crate) enum Step {
     Load(NodeId),
     /// Form this replica, unless that is under way, then ask again.
     Assemble(Assembly),
+    /// Wait for room; ask again when it is this request's turn.
+    Queue,
     /// Ask again when the fleet has changed, and at this time at the latest.
     Wait(Option<Instant>),
     /// Give up.
@@ -40,8 +46,8 @@ pub(crate) enum Step {
 /// What happened to a request on its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Happening {
-    /// The prompt is admitted. No token yet.
-    Started,
+    /// The prompt is admitted: so many tokens, on this device. No token yet.
+    Started { prompt_tokens: u32, device: Option<u32> },
     /// Output came.
     Delta,
     /// The request ended well.
@@ -65,6 +71,15 @@ pub(crate) enum Verdict {
     Fail(Refusal),
 }
 
+/// What is to be done about a stream that is silent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Nothing; look again then.
+    Until(Instant),
+    /// Leave this node and ask for the next step, as after [`Verdict::Retry`].
+    Move(String),
+}
+
 /// One request.
 #[derive(Debug)]
 pub(crate) struct Attempt {
@@ -75,14 +90,22 @@ pub(crate) struct Attempt {
     phase: Phase,
     setbacks: BTreeMap<NodeId, Setback>,
     crashes: u32,
+    /// Whether it has been on a node: then it waits for nobody's turn any more.
+    begun: bool,
+    /// Others go first.
+    held_back: bool,
+    wish: Wish,
+    cuts: Cuts,
+    /// How often it has left a node that was not lost.
+    moves: u32,
     last_failure: Option<(FailureKind, String)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Phase {
     Choosing,
-    Sent(NodeId),
-    Started(NodeId),
+    Sent(NodeId, Watchdog),
+    Started(NodeId, Watchdog),
     Ended,
 }
 
@@ -116,8 +139,28 @@ impl Attempt {
             phase: Phase::Choosing,
             setbacks: BTreeMap::new(),
             crashes: 0,
+            begun: false,
+            held_back: false,
+            wish: Wish::default(),
+            cuts: Cuts::default(),
+            moves: 0,
             last_failure: None,
         }
+    }
+
+    /// What it asks of a node, and its prompt's cuts.
+    pub(crate) fn asking(mut self, ask: Ask, cuts: Cuts) -> Self {
+        self.wish.ask = ask;
+        self.cuts = cuts;
+        self
+    }
+
+    pub(crate) fn cuts(&self) -> &Cuts {
+        &self.cuts
+    }
+
+    pub(crate) fn ask(&self) -> Ask {
+        self.wish.ask
     }
 
     /// The model asked for.
@@ -125,13 +168,33 @@ impl Attempt {
         &self.model
     }
 
+    /// Whether it has been on a node.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether it is to wait where it could go, since it is another's turn; of no effect once it has begun. And how many wait
+    /// behind it.
+    pub(crate) fn hold_back(&mut self, held_back: bool, queued: u32) {
+        self.held_back = held_back;
+        self.wish.queued = queued;
+    }
+
     /// What to do now. Only asked while the request is on no node.
     pub(crate) fn next(&mut self, fleet: &Fleet, now: Instant) -> Step {
-        let choice = dispatch::choose(fleet, &self.model, now, |id, m| self.standing(id, m, now));
+        self.wish.crowds = self.begun;
+        self.wish.overlaps = fleet.overlaps(&self.cuts);
+        let standing = |id: &NodeId, m: &Member| self.standing(id, m, now);
+        let choice = match dispatch::choose(fleet, &self.model, now, standing, &self.wish) {
+            Choice::Serve(_) if self.held_back && !self.begun => Choice::Full,
+            choice => choice,
+        };
         match choice {
             Choice::Serve(node) => {
                 self.stop_waiting(now);
-                self.phase = Phase::Sent(node.clone());
+                self.begun = true;
+                self.wish.ask.had = self.wish.overlaps.get(&node).copied().unwrap_or(0.0);
+                self.phase = Phase::Sent(node.clone(), Watchdog::new(now));
                 Step::Generate(node)
             }
             Choice::Load(node) => {
@@ -146,6 +209,11 @@ impl Attempt {
             Choice::Loading => {
                 self.stop_waiting(now);
                 Step::Wait(None)
+            }
+            // However long that takes: those before it end, or their nodes are lost.
+            Choice::Full => {
+                self.stop_waiting(now);
+                Step::Queue
             }
             Choice::Busy => self.wait(now, Absence::Away),
             Choice::Nowhere(Absence::Unknown) => self.end(Refusal::UnknownModel {
@@ -165,17 +233,19 @@ impl Attempt {
 
     /// Something happened on the node the request was sent to.
     pub(crate) fn on(&mut self, happening: Happening, fleet: &Fleet, now: Instant) -> Verdict {
-        let node = match &self.phase {
-            Phase::Sent(node) | Phase::Started(node) => node.clone(),
+        let (node, mut watchdog) = match &self.phase {
+            Phase::Sent(node, watchdog) | Phase::Started(node, watchdog) => (node.clone(), watchdog.clone()),
             Phase::Choosing | Phase::Ended => return Verdict::Hold,
         };
         match happening {
-            Happening::Started => {
-                self.phase = Phase::Started(node);
+            Happening::Started { prompt_tokens, device } => {
+                watchdog.started(prompt_tokens, device, now);
+                self.phase = Phase::Started(node, watchdog);
                 Verdict::Hold
             }
             Happening::Delta => {
-                self.phase = Phase::Started(node);
+                watchdog.delta(now);
+                self.phase = Phase::Started(node, watchdog);
                 // Whatever took workers down before has been overcome.
                 self.crashes = 0;
                 Verdict::Forward
@@ -195,6 +265,31 @@ impl Attempt {
         }
     }
 
+    /// Looks after a request that is on a node and of which nothing was heard for a while. It leaves the node only for
+    /// another that can go on with it at once, and only so often.
+    pub(crate) fn watch(&mut self, fleet: &Fleet, now: Instant) -> Watch {
+        let later = Watch::Until(now + GLANCE);
+        let (Phase::Sent(node, watchdog) | Phase::Started(node, watchdog)) = &self.phase else {
+            return later;
+        };
+        // Who is on a lost node hears of it by its connection.
+        let Some(member) = fleet.get(node).filter(|member| member.alive()) else { return later };
+        let why = match watchdog.judge(member, &self.model, now) {
+            Judgement::Well(until) => return Watch::Until(until),
+            Judgement::Stalled(why) => why,
+        };
+        let standing = |id: &NodeId, m: &Member| self.standing(id, m, now);
+        if self.moves >= MOST_MOVES || !dispatch::has_another(fleet, &self.model, now, node, standing) {
+            return later;
+        }
+        let (node, cause) = (node.clone(), format!("node {node} is stalled: {why}"));
+        self.moves += 1;
+        self.set_back(&node, fleet, now, FailureKind::WorkerLost);
+        self.last_failure = Some((FailureKind::WorkerLost, cause.clone()));
+        self.phase = Phase::Choosing;
+        Watch::Move(cause)
+    }
+
     fn failed(
         &mut self,
         node: NodeId,
@@ -207,7 +302,7 @@ impl Attempt {
             FailureKind::DeadlineExceeded => return self.fail(Refusal::DeadlineExceeded(message)),
             _ => {}
         }
-        if kind == FailureKind::WorkerLost && matches!(self.phase, Phase::Started(_)) {
+        if kind == FailureKind::WorkerLost && matches!(self.phase, Phase::Started(..)) {
             self.crashes += 1;
             if self.crashes >= MOST_CRASHES {
                 return self.fail(Refusal::Crashes { times: self.crashes, message });

@@ -1,4 +1,4 @@
-//! Chooses the node for a request: the least loaded of those that have the model ready, else the
+//! Chooses the node for a request: of those that have the model ready the one that would be done with it first, else the
 //! least loaded that could load it.
 //!
 //! A pure function of the fleet; knows neither the request's history (`attempt` tells it which nodes
@@ -7,7 +7,10 @@
 use std::time::Instant;
 
 use super::assembly::{self, Assembly};
-use super::fleet::{Failed, Fleet, Member, NodeId};
+use super::cost::{self, Ask};
+use super::fleet::{Failed, Fleet, NodeId};
+use super::member::Member;
+use super::prefixes::Overlaps;
 
 /// How a request regards a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,18 @@ pub(crate) enum Standing {
     Busy,
     /// Failed this request.
     Failed,
+}
+
+/// What there is to know of a request besides its model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Wish {
+    pub(crate) ask: Ask,
+    /// What nodes have of its prompt.
+    pub(crate) overlaps: Overlaps,
+    /// Goes where there is no room, too.
+    pub(crate) crowds: bool,
+    /// How many wait behind it.
+    pub(crate) queued: u32,
 }
 
 /// Where a request can go.
@@ -31,7 +46,9 @@ pub(crate) enum Choice {
     Assemble(Assembly),
     /// The model is being loaded somewhere.
     Loading,
-    /// Every node that has the model has no room.
+    /// Every node that has the model and goes on has as much as it can do.
+    Full,
+    /// Every node that has the model has no room, or does not go on at the moment.
     Busy,
     /// Nobody can serve it now.
     Nowhere(Absence),
@@ -56,13 +73,23 @@ pub(crate) fn choose(
     model: &str,
     now: Instant,
     standing: impl Fn(&NodeId, &Member) -> Standing,
+    wish: &Wish,
 ) -> Choice {
     let free = |id: &NodeId, m: &Member| standing(id, m) == Standing::Free;
     let serving = || fleet.alive().filter(|(_, m)| m.report.serves(model));
-    if let Some(node) = least_loaded(serving().filter(|(id, m)| free(id, m))) {
-        return Choice::Serve(node);
+    let flowing = || serving().filter(|(id, m)| free(id, m) && flows(m, model, now));
+    if let Some((node, member)) = best(fleet, model, wish, flowing) {
+        return match wish.crowds || member.has_room(model) {
+            true => Choice::Serve(node.clone()),
+            false => Choice::Full,
+        };
     }
-    if serving().any(|(id, m)| standing(id, m) == Standing::Busy) {
+    // What is stalled goes on, or is lost soon.
+    if serving().any(|(id, m)| match standing(id, m) {
+        Standing::Free => !flows(m, model, now),
+        Standing::Busy => true,
+        Standing::Failed => false,
+    }) {
         return Choice::Busy;
     }
     let usable = || fleet.alive().filter(|(id, m)| free(id, m));
@@ -73,8 +100,8 @@ pub(crate) fn choose(
     let able = || usable().filter(|(_, m)| m.report.could_load(model));
     let loadable = || able().filter(|(_, m)| m.report.could_hold(model));
     let untried = loadable().filter(|(_, m)| m.failed_load(model, now).is_none());
-    if let Some(node) = least_loaded(untried) {
-        return Choice::Load(node);
+    if let Some((node, _)) = least_loaded(untried) {
+        return Choice::Load(node.clone());
     }
     if loadable().next().is_none()
         && let Some(choice) = divided(fleet, model, now)
@@ -85,6 +112,55 @@ pub(crate) fn choose(
         Some(message) => Absence::LoadFailed(message.to_owned()),
         None => absence(fleet, model),
     })
+}
+
+/// Where the request would be done first, be it that it waits for room there. A node whose speed is not known is tried with one request
+/// at a time; where none is known, requests are counted.
+fn best<'a, I: Iterator<Item = (&'a NodeId, &'a Member)>>(
+    fleet: &Fleet,
+    model: &str,
+    wish: &Wish,
+    nodes: impl Fn() -> I,
+) -> Option<(&'a NodeId, &'a Member)> {
+    let usual = fleet.need(model, Ask::default());
+    let done = |id: &NodeId, m: &Member| {
+        let had = wish.overlaps.get(id).copied().unwrap_or(0.0);
+        let need = fleet.need(model, Ask { had, ..wish.ask });
+        let mut work = m.work(model, usual);
+        if !m.has_room(model) {
+            // Whoever waits behind it, and is like it, would go there as well.
+            let queued = f64::from(wish.queued);
+            work.sequences = work.sequences.saturating_add(wish.queued);
+            work.prefill_tokens += queued * need.prompt_tokens;
+            work.decode_tokens += queued * need.answer_tokens;
+        }
+        cost::completion(m.speed(model)?, &work, need)
+    };
+    let known = nodes().filter_map(|(id, m)| Some((done(id, m)?, m.last_pick, id, m)));
+    let Some((.., id, member)) = known.min_by_key(|(done, last_pick, id, _)| (*done, *last_pick, *id)) else {
+        let room = least_loaded(nodes().filter(|(_, m)| m.has_room(model)));
+        return room.or_else(|| least_loaded(nodes()));
+    };
+    // What was slow once need not be for ever.
+    let untried =
+        nodes().filter(|(id, m)| (done(id, m).is_none() || fleet.is_stale(m)) && m.in_flight(model) == 0);
+    least_loaded(untried).or(Some((id, member)))
+}
+
+/// Whether a request that is on `stalled` could go on at once on another node.
+pub(crate) fn has_another(
+    fleet: &Fleet,
+    model: &str,
+    now: Instant,
+    stalled: &NodeId,
+    standing: impl Fn(&NodeId, &Member) -> Standing,
+) -> bool {
+    let mut others = fleet.alive().filter(|(id, m)| *id != stalled && m.report.serves(model));
+    others.any(|(id, m)| standing(id, m) == Standing::Free && flows(m, model, now))
+}
+
+fn flows(member: &Member, model: &str, now: Instant) -> bool {
+    member.flows(now) && member.report.flows(model)
 }
 
 /// What can be done about a model that no device holds alone; none where nothing is known of its size.
@@ -110,14 +186,14 @@ fn absence(fleet: &Fleet, model: &str) -> Absence {
 }
 
 /// Least requests for each ready worker; among equals the one picked longest ago, then by id.
-fn least_loaded<'a>(nodes: impl Iterator<Item = (&'a NodeId, &'a Member)>) -> Option<NodeId> {
-    nodes
-        .min_by(|(id_a, a), (id_b, b)| {
-            let workers = |m: &Member| u64::from(m.report.ready_workers.max(1));
-            // load_a / workers_a against load_b / workers_b, without dividing.
-            let of_a = u64::from(a.load()) * workers(b);
-            let of_b = u64::from(b.load()) * workers(a);
-            of_a.cmp(&of_b).then(a.last_pick.cmp(&b.last_pick)).then_with(|| id_a.cmp(id_b))
-        })
-        .map(|(id, _)| id.clone())
+fn least_loaded<'a>(
+    nodes: impl Iterator<Item = (&'a NodeId, &'a Member)>,
+) -> Option<(&'a NodeId, &'a Member)> {
+    nodes.min_by(|(id_a, a), (id_b, b)| {
+        let workers = |m: &Member| u64::from(m.report.ready_workers.max(1));
+        // load_a / workers_a against load_b / workers_b, without dividing.
+        let of_a = u64::from(a.load()) * workers(b);
+        let of_b = u64::from(b.load()) * workers(a);
+        of_a.cmp(&of_b).then(a.last_pick.cmp(&b.last_pick)).then_with(|| id_a.cmp(id_b))
+    })
 }

@@ -1,27 +1,36 @@
 //! The nodes as far as this router knows: who is alive, how loaded, with which models.
 //!
 //! Bookkeeping only: it chooses no node (`dispatch`) and holds no connection (`cluster`). A node is
-//! alive while it reports; `SILENCE` without a report and it is lost.
+//! alive while it reports; `SILENCE` without a report or beat and it is lost, and before that, where requests of ours are on
+//! it, stalled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlxcel_protocol::v1::Finished;
+
+use super::cost::{Ask, Habit, Need};
+use super::member::{LOAD_PAUSE, Member, Taken};
+use super::prefixes::{Cuts, Overlaps, Prefixes};
 use super::report::Report;
 
 /// A node that reports nothing for this long is lost, whatever its sockets say.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
+/// Whoever is not asked for the time for this long was not running, and blames no node for its silence.
+const ASLEEP: Duration = Duration::from_millis(500);
+
 /// How long a lost node's models are remembered, so that requests for them wait for its return
 /// rather than being told that no such model exists.
 pub(crate) const MEMORY: Duration = Duration::from_secs(600);
 
-/// How long a failed load keeps the router from asking the same node again.
-pub(crate) const LOAD_PAUSE: Duration = Duration::from_secs(30);
-
 /// How long after a rank was lost while a replica was formed another is tried: its node may not be known to be lost yet.
 pub(crate) const ASSEMBLY_PAUSE: Duration = Duration::from_millis(500);
+
+/// So many requests after its last one, a node's figures are stale.
+const STALE_PICKS: u64 = 2000;
 
 /// A node's identity: the fingerprint of its public key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,50 +64,14 @@ impl fmt::Display for NodeId {
 }
 
 /// A request of ours on a node, from being chosen until it ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pick {
     pub(crate) node: NodeId,
-    epoch: u64,
-}
-
-/// One node.
-#[derive(Debug, Clone)]
-pub(crate) struct Member {
-    /// The latest report.
-    pub(crate) report: Report,
-    /// When the node is lost: when that was noticed.
-    pub(crate) lost_at: Option<Instant>,
-    /// Distinguishes the node's appearances; changes when a lost node returns.
-    pub(crate) epoch: u64,
-    /// Reports received in this appearance.
-    pub(crate) reports: u64,
-    /// When the latest report came.
-    pub(crate) heard_at: Instant,
-    /// Our requests on the node now.
-    pub(crate) own: u32,
-    /// Requests of other routers, as of the latest report.
-    others: u32,
-    /// Orders nodes by when they were last picked.
-    pub(crate) last_pick: u64,
-    failed_loads: BTreeMap<String, (Instant, String)>,
-}
-
-impl Member {
-    pub(crate) fn alive(&self) -> bool {
-        self.lost_at.is_none()
-    }
-
-    /// Requests on the node: ours, known exactly, and those of others, as last reported. A report
-    /// lags behind our picks, so ours are never read from it.
-    pub(crate) fn load(&self) -> u32 {
-        self.others.saturating_add(self.own)
-    }
-
-    /// Why the last load of `model` failed here, while that is recent.
-    pub(crate) fn failed_load(&self, model: &str, now: Instant) -> Option<&str> {
-        let (at, message) = self.failed_loads.get(model)?;
-        (now.saturating_duration_since(*at) < LOAD_PAUSE).then_some(message.as_str())
-    }
+    model: String,
+    ask: Ask,
+    /// The node's figures were stale when it was sent.
+    stale: bool,
+    taken: Taken,
 }
 
 /// How forming a replica goes.
@@ -126,11 +99,28 @@ pub(crate) struct Fleet {
     assemblies: BTreeMap<String, Assembling>,
     /// Ranks a stage that the operator wants; as planned without.
     layout: Option<Vec<usize>>,
+    /// What nodes have been sent.
+    prefixes: Prefixes,
+    /// What requests for each model are like.
+    habits: BTreeMap<String, Habit>,
     epochs: u64,
     picks: u64,
+    /// When the time was last told.
+    looked_at: Option<Instant>,
 }
 
 impl Fleet {
+    /// It is `now`. Told before anything is judged by how long ago something was.
+    pub(crate) fn at(&mut self, now: Instant) {
+        let asleep = self.looked_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.looked_at = Some(now);
+        if asleep >= ASLEEP {
+            for member in self.members.values_mut() {
+                member.heard_at = (member.heard_at + asleep).min(now);
+            }
+        }
+    }
+
     /// Every member in the order of ids, lost ones included.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         self.members.iter()
@@ -150,31 +140,24 @@ impl Fleet {
         let epochs = &mut self.epochs;
         let mut appear = || {
             *epochs += 1;
-            Member {
-                report: Report::default(),
-                lost_at: None,
-                epoch: *epochs,
-                reports: 0,
-                heard_at: now,
-                own: 0,
-                others: 0,
-                last_pick: 0,
-                failed_loads: BTreeMap::new(),
-            }
+            Member::appear(*epochs, now)
         };
         let member = self.members.entry(node.clone()).or_insert_with(&mut appear);
         if !member.alive() {
             *member = appear();
         }
-        member.others = report.queued.saturating_sub(member.own);
-        member.report = report;
-        member.reports += 1;
-        member.heard_at = now;
+        member.reports(report, now);
+    }
+
+    /// A sign of life came, from a node that gives them. True where it is news that it goes on.
+    pub(crate) fn beats(&mut self, node: &NodeId, now: Instant) -> bool {
+        self.members.get_mut(node).filter(|m| m.alive()).is_some_and(|member| member.beats(now))
     }
 
     /// The connection to the node ended. False when the node was not alive.
     pub(crate) fn lose(&mut self, node: &NodeId, now: Instant) -> bool {
         self.loads.retain(|(n, _)| n != node);
+        self.prefixes.lose(node);
         match self.members.get_mut(node) {
             Some(member) if member.alive() => {
                 member.lost_at = Some(now);
@@ -186,6 +169,7 @@ impl Fleet {
 
     /// Loses every node that has been silent too long and returns them; forgets those lost long ago.
     pub(crate) fn lose_silent(&mut self, now: Instant) -> Vec<NodeId> {
+        self.at(now);
         self.members
             .retain(|_, member| member.lost_at.is_none_or(|at| now.saturating_duration_since(at) < MEMORY));
         let silent: Vec<NodeId> = self
@@ -199,21 +183,66 @@ impl Fleet {
         silent
     }
 
+    /// Whether the node got its last request so many others ago that its figures say little any more.
+    pub(crate) fn is_stale(&self, member: &Member) -> bool {
+        self.picks.saturating_sub(member.last_pick) >= STALE_PICKS
+    }
+
+    /// The part of a prompt that each node should have.
+    pub(crate) fn overlaps(&self, cuts: &Cuts) -> Overlaps {
+        let mut overlaps = self.prefixes.overlaps(cuts);
+        for (node, share) in &mut overlaps {
+            *share *= self.members.get(node).map_or(0.0, |member| member.retention);
+        }
+        overlaps
+    }
+
+    /// A prompt has been sent to the node.
+    pub(crate) fn note(&mut self, cuts: &Cuts, node: &NodeId) {
+        self.prefixes.note(cuts, node);
+    }
+
+    /// What a request for `model` is likely to need.
+    pub(crate) fn need(&self, model: &str, ask: Ask) -> Need {
+        self.habits.get(model).copied().unwrap_or_default().expect(ask)
+    }
+
     /// Counts a request of ours towards the node's load until `release`.
-    pub(crate) fn pick(&mut self, node: &NodeId) -> Option<Pick> {
+    pub(crate) fn pick(&mut self, node: &NodeId, (model, ask): (&str, Ask), now: Instant) -> Option<Pick> {
+        let need = self.need(model, ask);
+        let stale = self.members.get(node).is_some_and(|member| self.is_stale(member));
         let member = self.members.get_mut(node).filter(|m| m.alive())?;
         self.picks += 1;
-        member.own += 1;
         member.last_pick = self.picks;
-        Some(Pick { node: node.clone(), epoch: member.epoch })
+        let taken = member.takes(model, need, now);
+        Some(Pick { node: node.clone(), model: model.to_owned(), ask, stale, taken })
+    }
+
+    /// The first output of a request has come: its prompt has been computed.
+    pub(crate) fn decodes(&mut self, pick: &mut Pick) {
+        if let Some(member) = self.members.get_mut(&pick.node) {
+            member.decodes(&pick.model, &mut pick.taken);
+        }
     }
 
     /// The request has ended on the node.
-    pub(crate) fn release(&mut self, pick: &Pick) {
-        if let Some(member) = self.members.get_mut(&pick.node)
-            && member.epoch == pick.epoch
-        {
-            member.own = member.own.saturating_sub(1);
+    pub(crate) fn release(&mut self, pick: &Pick, now: Instant) {
+        if let Some(member) = self.members.get_mut(&pick.node) {
+            member.gives_back(&pick.model, &pick.taken, now);
+        }
+    }
+
+    /// A request has ended well on the node.
+    pub(crate) fn learn(&mut self, pick: &Pick, finished: &Finished) {
+        let Pick { node, model, ask, stale, taken } = pick;
+        if let Some(member) = self.members.get_mut(node) {
+            if *stale {
+                member.forget_speed(model);
+            }
+            member.learn(model, taken, *ask, finished);
+            let answer_tokens = finished.completion_tokens / ask.choices.max(1);
+            let habit = self.habits.entry(model.clone()).or_default();
+            habit.learn(*ask, finished.prompt_tokens, answer_tokens);
         }
     }
 
@@ -228,19 +257,8 @@ impl Fleet {
         if !self.loads.remove(&(node.clone(), model.to_owned())) {
             return;
         }
-        let Some(member) = self.members.get_mut(node) else {
-            return;
-        };
-        match failure {
-            Some(message) => {
-                member.failed_loads.insert(model.to_owned(), (now, message));
-            }
-            None => {
-                member.failed_loads.remove(model);
-                // The node said so; its next report, which may be on its way, will say it again.
-                let holding = member.report.models.entry(model.to_owned()).or_default();
-                holding.ready_on = holding.ready_on.max(1);
-            }
+        if let Some(member) = self.members.get_mut(node) {
+            member.load_ends(model, failure, now);
         }
     }
 
@@ -278,10 +296,8 @@ impl Fleet {
             }
             Ok(leader) => {
                 self.assemblies.remove(model);
-                // The leader said so; its next report, which may be on its way, will say it again.
                 if let Some(member) = self.members.get_mut(leader) {
-                    let holding = member.report.models.entry(model.to_owned()).or_default();
-                    holding.ready_on = holding.ready_on.max(1);
+                    member.is_said_to_serve(model);
                 }
             }
         }

@@ -5,10 +5,16 @@
 
 pub(crate) mod assembly;
 pub(crate) mod attempt;
+pub(crate) mod cost;
 pub(crate) mod dispatch;
 pub(crate) mod fleet;
+pub(crate) mod member;
+pub(crate) mod prefixes;
+pub(crate) mod queue;
 pub(crate) mod refusal;
 pub(crate) mod report;
+pub(crate) mod speed;
+pub(crate) mod watchdog;
 
 #[cfg(test)]
 mod tests;

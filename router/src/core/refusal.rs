@@ -31,6 +31,14 @@ pub(crate) enum Refusal {
     /// The time the client gave has passed.
     #[error("{0}")]
     DeadlineExceeded(String),
+    /// As much waits for nodes as may.
+    #[error("too much to do: {why}; try again in {retry_after} s")]
+    Full {
+        /// What is full.
+        why: String,
+        /// Seconds.
+        retry_after: u64,
+    },
     /// Nodes have the model, and none had room.
     #[error("every node that has the model is busy: {0}")]
     Overloaded(String),

@@ -67,11 +67,46 @@ impl WorkerReport {
     }
 }
 
+/// Most sequences at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Some worker does not say.
+    Unknown,
+    Known(u32),
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::Known(0)
+    }
+}
+
+impl Slots {
+    /// With those of another worker.
+    fn and(self, more: u32) -> Self {
+        match (self, more) {
+            (Self::Known(slots), 1..) => Self::Known(slots.saturating_add(more)),
+            _ => Self::Unknown,
+        }
+    }
+
+    /// How many requests are sent there: some more than run, so that one that ends is followed at once.
+    pub(crate) fn room(self) -> u32 {
+        match self {
+            // Of none, nothing has been said: it has just been loaded.
+            Self::Unknown | Self::Known(0) => u32::MAX,
+            Self::Known(slots) => slots.saturating_add(slots.div_ceil(8)),
+        }
+    }
+}
+
 /// How one model stands on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Holding {
-    /// Workers that can serve it now.
+    /// Workers that can serve it, stalled ones included.
     pub(crate) ready_on: u32,
+    /// The devices of those of them that are stalled.
+    pub(crate) stalled_on: Vec<u32>,
     /// Workers still loading it.
     pub(crate) loading_on: u32,
     /// Sequences running.
@@ -80,6 +115,8 @@ pub(crate) struct Holding {
     pub(crate) waiting: u32,
     /// Longest prompt plus output, in tokens; 0 when unknown.
     pub(crate) context_tokens: u32,
+    /// Most sequences that its workers run at once.
+    pub(crate) slots: Slots,
 }
 
 impl Report {
@@ -103,7 +140,11 @@ impl Report {
                     continue;
                 }
                 match model.status() {
-                    ModelStatus::Ready => holding.ready_on += 1,
+                    ModelStatus::Ready => {
+                        holding.ready_on += 1;
+                        holding.slots = holding.slots.and(model.max_running);
+                        holding.stalled_on.extend(worker.stalled.then_some(worker.device_index));
+                    }
                     ModelStatus::Loading => holding.loading_on += 1,
                     // Who leads the replica is asked.
                     ModelStatus::Following | ModelStatus::Unspecified => {}
@@ -120,6 +161,19 @@ impl Report {
     /// Whether requests for `model` can be sent.
     pub(crate) fn serves(&self, model: &str) -> bool {
         !self.draining && self.models.get(model).is_some_and(|m| m.ready_on > 0)
+    }
+
+    /// Whether some worker that has `model` goes on.
+    pub(crate) fn flows(&self, model: &str) -> bool {
+        self.models.get(model).is_some_and(|m| m.ready_on as usize > m.stalled_on.len())
+    }
+
+    /// Whether the worker of this device, or of any that has `model` where the device is not known, goes on.
+    pub(crate) fn flows_on(&self, model: &str, device: Option<u32>) -> bool {
+        match (device, self.models.get(model)) {
+            (Some(device), Some(holding)) => !holding.stalled_on.contains(&device),
+            _ => self.flows(model),
+        }
     }
 
     /// Whether `model` is on its way.

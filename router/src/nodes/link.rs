@@ -13,10 +13,10 @@ use mlxcel_cluster_config::token::token_proof;
 use mlxcel_cluster_config::{ConnectError, Fingerprint, Identity, LinkCause};
 use mlxcel_protocol::PROTOCOL_VERSION;
 use mlxcel_protocol::v1::node_client::NodeClient;
-use mlxcel_protocol::v1::{HelloRequest, NodeState, WatchStateRequest};
+use mlxcel_protocol::v1::{Beat, HelloRequest, NodeState, WatchBeatsRequest, WatchStateRequest};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::roster::Roster;
 use crate::core::fleet::{NodeId, SILENCE};
@@ -36,6 +36,8 @@ pub(crate) struct Introduced {
     id: NodeId,
     client: NodeClient<Channel>,
     states: Streaming<NodeState>,
+    /// None of a node that does not beat.
+    beats: Option<Streaming<Beat>>,
     first: NodeState,
 }
 
@@ -80,17 +82,23 @@ async fn introduce(
     let watch = client.watch_state(WatchStateRequest {});
     let mut states = watch.await.map_err(cause_of)?.into_inner();
     let first = states.message().await.map_err(cause_of)?;
+    let beats = match client.watch_beats(WatchBeatsRequest {}).await {
+        Ok(beats) => Some(beats.into_inner()),
+        Err(status) if status.code() == Code::Unimplemented => None,
+        Err(status) => return Err(cause_of(status)),
+    };
     Ok(Introduced {
         id: NodeId::new(&peer.to_string()),
         client,
         states,
+        beats,
         first: first.ok_or_else(|| call_failed("the node sent no state"))?,
     })
 }
 
 /// Follows a node's state until the connection ends; says why it did.
 pub(crate) async fn follow(roster: &Roster, node: Introduced) -> String {
-    let Introduced { id, client, mut states, first } = node;
+    let Introduced { id, client, mut states, mut beats, first } = node;
     let loss = roster.connected(&id, client);
     roster.heard(&id, &loss, first);
     let cause = loop {
@@ -100,11 +108,23 @@ pub(crate) async fn follow(roster: &Roster, node: Introduced) -> String {
                 Ok(None) => break "the node closed the connection".to_owned(),
                 Err(status) => break status_line(&status),
             },
+            beat = next_beat(&mut beats) => match beat {
+                Ok(Some(Beat {})) => roster.beats(&id, &loss),
+                Ok(None) => break "the node closed the connection".to_owned(),
+                Err(status) => break status_line(&status),
+            },
             cause = loss.wait() => break cause,
         }
     };
     roster.lost(&id, &loss, &cause);
     cause
+}
+
+async fn next_beat(beats: &mut Option<Streaming<Beat>>) -> Result<Option<Beat>, Status> {
+    match beats {
+        Some(beats) => beats.message().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A gRPC channel over exactly this stream: once it breaks, calls fail instead of dialling anew.

@@ -7,17 +7,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use mlxcel_protocol::v1::NodeState;
 use mlxcel_protocol::v1::node_client::NodeClient;
-use tokio::sync::watch;
+use mlxcel_protocol::v1::{Finished, NodeState};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::core::assembly::{Assembly, RankPlace};
-use crate::core::attempt::{Attempt, Step};
+use crate::core::attempt::{Attempt, Happening, Step, Verdict, Watch};
 use crate::core::fleet::{Failed, Fleet, NodeId, Pick, SILENCE};
+use crate::core::queue::{self, Full, Queue, Ticket};
 use crate::core::refusal::Refusal;
 use crate::core::report::Report;
+use crate::relay::turn::Turn;
 
 /// Shared knowledge of the nodes. Clones are the same roster.
 #[derive(Debug, Clone)]
@@ -29,9 +31,12 @@ struct Shared {
     changed: watch::Sender<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     fleet: Fleet,
+    queue: Queue,
+    /// Those who wait in the queue.
+    called: HashMap<Ticket, Arc<Notify>>,
     links: HashMap<NodeId, Link>,
     latest: BTreeMap<NodeId, NodeState>,
 }
@@ -77,6 +82,8 @@ pub(crate) enum Order {
     Load(NodeId, Link),
     /// The replica has to be formed of these nodes, one for each rank; nobody is doing it yet.
     Assemble(Assembly, Vec<Link>),
+    /// Wait to be called.
+    Queue,
     /// Wait for a change, until then at most.
     Wait(Option<Instant>),
     /// Give up.
@@ -84,8 +91,16 @@ pub(crate) enum Order {
 }
 
 impl Roster {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(()) }))
+    /// No nodes, and a queue of this size.
+    pub(crate) fn new(limits: queue::Limits) -> Self {
+        let state = State {
+            fleet: Fleet::default(),
+            queue: Queue::new(limits),
+            called: HashMap::new(),
+            links: HashMap::new(),
+            latest: BTreeMap::new(),
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: watch::Sender::new(()) }))
     }
 
     /// Changes from now on.
@@ -124,8 +139,28 @@ impl Roster {
         }
         guard.fleet.heard(node, Report::new(&state), now());
         guard.latest.insert(node.clone(), state);
+        guard.call_first(now());
         drop(guard);
         self.0.changed.send_replace(());
+    }
+
+    /// The node gave a sign of life over the connection that `loss` belongs to.
+    pub(crate) fn beats(&self, node: &NodeId, loss: &Loss) {
+        let now = now();
+        let mut guard = self.lock();
+        if !guard.links.get(node).is_some_and(|l| l.loss.same(loss)) {
+            return;
+        }
+        guard.fleet.at(now);
+        let goes_on = guard.fleet.beats(node, now);
+        if goes_on {
+            guard.call_first(now);
+        }
+        drop(guard);
+        if goes_on {
+            tracing::info!(%node, "the node goes on");
+            self.0.changed.send_replace(());
+        }
     }
 
     /// The connection that `loss` belongs to has ended.
@@ -135,6 +170,7 @@ impl Roster {
             guard.links.remove(node);
             guard.latest.remove(node);
             guard.fleet.lose(node, now());
+            guard.call_all();
         }
         drop(guard);
         loss.declare(cause);
@@ -155,6 +191,9 @@ impl Roster {
                     guard.links.remove(node)
                 })
                 .collect();
+            if !silent.is_empty() {
+                guard.call_all();
+            }
             drop(guard);
             for link in &links {
                 link.loss.declare(SILENT);
@@ -165,51 +204,103 @@ impl Roster {
         }
     }
 
-    /// What the request is to do now; a node it goes to counts it from here on.
-    pub(crate) fn order(&self, attempt: &mut Attempt) -> Order {
+    /// What the request is to do now; a node it goes to counts it from here on. Before it is on one for the first time, it
+    /// waits in the queue where it waits.
+    pub(crate) fn order(&self, attempt: &mut Attempt, turn: &mut Turn) -> Order {
         let mut guard = self.lock();
         let state = &mut *guard;
-        match attempt.next(&state.fleet, now()) {
-            Step::Generate(node) => match (state.links.get(&node), state.fleet.pick(&node)) {
-                (Some(link), Some(pick)) => Order::Go(pick, link.clone()),
-                // Links and the fleet change under one lock, so a living member has a link.
-                _ => Order::Wait(Some(now())),
-            },
-            Step::Load(node) => match state.links.get(&node) {
-                Some(link) if state.fleet.load_begins(&node, attempt.model()) => {
-                    Order::Load(node, link.clone())
-                }
-                _ => Order::Wait(None),
-            },
-            Step::Assemble(assembly) => {
-                let link = |rank: &RankPlace| state.links.get(&rank.node).cloned();
-                let links: Option<Vec<Link>> = assembly.ranks.iter().map(link).collect();
-                match links {
-                    Some(links) if state.fleet.assembly_begins(&assembly.model) => {
-                        Order::Assemble(assembly, links)
+        let now = now();
+        state.fleet.at(now);
+        let begun = attempt.has_begun();
+        let first = state.queue.first(attempt.model(), now);
+        let behind =
+            state.queue.waiting_for(attempt.model()).saturating_sub(usize::from(turn.ticket.is_some()));
+        attempt.hold_back(first.is_some() && first != turn.ticket, u32::try_from(behind).unwrap_or(u32::MAX));
+        let order = state.order(attempt, now);
+        match (&order, turn.ticket) {
+            (Order::Go(..), Some(ticket)) => {
+                turn.ticket = None;
+                state.leaves_queue(attempt.model(), ticket, true, now);
+            }
+            (Order::Queue | Order::Wait(_), None) if !begun => {
+                match state.queue.enter(attempt.model(), turn.claim.clone(), now) {
+                    Ok(ticket) => {
+                        turn.ticket = Some(ticket);
+                        state.called.insert(ticket, Arc::clone(&turn.called));
+                        if matches!(order, Order::Queue) {
+                            // Room may be there already, and the turn this one's.
+                            state.call_first(now);
+                        }
                     }
-                    _ => Order::Wait(None),
+                    Err(full) => return Order::Refuse(refusal(full)),
                 }
             }
-            Step::Wait(until) => Order::Wait(until),
-            Step::Refuse(refusal) => Order::Refuse(refusal),
+            _ => {}
         }
+        order
+    }
+
+    /// A request that waited gives its place up.
+    pub(crate) fn leaves_queue(&self, model: &str, ticket: Ticket) {
+        self.lock().leaves_queue(model, ticket, false, now());
+    }
+
+    /// Why nothing more can wait, where that is so.
+    pub(crate) fn full(&self) -> Option<Refusal> {
+        self.lock().queue.full().map(refusal)
+    }
+
+    /// How many requests wait in the queue.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().queue.len()
     }
 
     /// A request has left its node.
     pub(crate) fn release(&self, pick: &Pick) {
-        self.lock().fleet.release(pick);
+        let now = now();
+        let mut guard = self.lock();
+        guard.fleet.at(now);
+        guard.fleet.release(pick, now);
+        guard.call_first(now);
+    }
+
+    /// What it means for a request that something happened on its node.
+    pub(crate) fn happened(&self, attempt: &mut Attempt, pick: &mut Pick, happening: Happening) -> Verdict {
+        let mut guard = self.lock();
+        if happening == Happening::Delta {
+            guard.fleet.decodes(pick);
+        }
+        attempt.on(happening, &guard.fleet, now())
+    }
+
+    /// What it means for a request that nothing happened on its node.
+    pub(crate) fn watch(&self, attempt: &mut Attempt) -> Watch {
+        let now = now();
+        let mut guard = self.lock();
+        guard.fleet.at(now);
+        attempt.watch(&guard.fleet, now)
+    }
+
+    /// A request has ended well.
+    pub(crate) fn learn(&self, pick: &Pick, finished: &Finished) {
+        self.lock().fleet.learn(pick, finished);
     }
 
     /// A load that `order` asked for has ended.
     pub(crate) fn load_ended(&self, node: &NodeId, model: &str, failure: Option<String>) {
-        self.lock().fleet.load_ends(node, model, failure, now());
+        let mut guard = self.lock();
+        guard.fleet.load_ends(node, model, failure, now());
+        guard.call_first(now());
+        drop(guard);
         self.0.changed.send_replace(());
     }
 
     /// The replica that `order` asked for has been formed, led by a node, or not.
     pub(crate) fn assembly_ended(&self, model: &str, ended: Result<&NodeId, Failed>) {
-        self.lock().fleet.assembly_ends(model, ended, now());
+        let mut guard = self.lock();
+        guard.fleet.assembly_ends(model, ended, now());
+        guard.call_first(now());
+        drop(guard);
         self.0.changed.send_replace(());
     }
 
@@ -222,6 +313,63 @@ impl Roster {
         // A panic elsewhere leaves plain data behind, not a broken invariant.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn order(&mut self, attempt: &mut Attempt, now: Instant) -> Order {
+        match attempt.next(&self.fleet, now) {
+            Step::Generate(node) => {
+                match (self.links.get(&node), self.fleet.pick(&node, (attempt.model(), attempt.ask()), now)) {
+                    (Some(link), Some(pick)) => {
+                        self.fleet.note(attempt.cuts(), &node);
+                        Order::Go(pick, link.clone())
+                    }
+                    // Links and the fleet change under one lock, so a living member has a link.
+                    _ => Order::Wait(Some(now)),
+                }
+            }
+            Step::Load(node) => match self.links.get(&node) {
+                Some(link) if self.fleet.load_begins(&node, attempt.model()) => {
+                    Order::Load(node, link.clone())
+                }
+                _ => Order::Wait(None),
+            },
+            Step::Assemble(assembly) => {
+                let link = |rank: &RankPlace| self.links.get(&rank.node).cloned();
+                let links: Option<Vec<Link>> = assembly.ranks.iter().map(link).collect();
+                match links {
+                    Some(links) if self.fleet.assembly_begins(&assembly.model) => {
+                        Order::Assemble(assembly, links)
+                    }
+                    _ => Order::Wait(None),
+                }
+            }
+            Step::Queue => Order::Queue,
+            Step::Wait(until) => Order::Wait(until),
+            Step::Refuse(refusal) => Order::Refuse(refusal),
+        }
+    }
+
+    /// Has whoever's turn it may be ask again.
+    fn call_first(&self, now: Instant) {
+        let firsts = self.queue.models().filter_map(|model| self.queue.first(model, now));
+        firsts.filter_map(|ticket| self.called.get(&ticket)).for_each(|called| called.notify_one());
+    }
+
+    /// Has everybody who waits ask again.
+    fn call_all(&self) {
+        self.called.values().for_each(|called| called.notify_one());
+    }
+
+    fn leaves_queue(&mut self, model: &str, ticket: Ticket, served: bool, now: Instant) {
+        self.called.remove(&ticket);
+        self.queue.leave(model, ticket, served, now);
+        self.call_first(now);
+    }
+}
+
+fn refusal(full: Full) -> Refusal {
+    Refusal::Full { retry_after: full.seconds(), why: full.why }
 }
 
 /// The time, as tests may have paused it.

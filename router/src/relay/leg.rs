@@ -3,11 +3,15 @@
 //! Counts towards the node's load while it lives; dropped before its end, it cancels the request
 //! there. What a failure means is `core::attempt`'s to say.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use mlxcel_protocol::v1::generate_event::Kind;
 use mlxcel_protocol::v1::node_client::NodeClient;
-use mlxcel_protocol::v1::{CancelRequest, FailureKind, FinishReason, GenerateEvent, GenerateRequest};
+use mlxcel_protocol::v1::{
+    CancelRequest, FailureKind, FinishReason, GenerateEvent, GenerateRequest, Started,
+};
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::Piece;
 use crate::core::attempt::Happening;
@@ -24,12 +28,24 @@ pub(super) struct Leg {
     call: Call,
 }
 
-#[derive(Debug)]
 enum Call {
     Unsent(Box<GenerateRequest>),
+    /// Sent; the node has not answered.
+    Opening(BoxFuture<'static, Result<Response<Streaming<GenerateEvent>>, Status>>),
     Open(Box<Streaming<GenerateEvent>>),
     /// The node has said the last word, or cannot be told anything any more.
     Over,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unsent(_) => "Unsent",
+            Self::Opening(_) => "Opening",
+            Self::Open(_) => "Open",
+            Self::Over => "Over",
+        })
+    }
 }
 
 impl Leg {
@@ -43,7 +59,11 @@ impl Leg {
         }
     }
 
-    /// What happens next on the node, with the answer's part it carries.
+    pub(super) fn pick(&mut self) -> &mut Pick {
+        &mut self.pick
+    }
+
+    /// What happens next on the node, with the answer's part it carries. Cancel safe.
     pub(super) async fn next(&mut self) -> (Happening, Option<Piece>) {
         let loss = self.link.loss.clone();
         tokio::select! {
@@ -57,9 +77,12 @@ impl Leg {
     }
 
     async fn receive(&mut self) -> (Happening, Option<Piece>) {
-        if let Call::Unsent(request) = &self.call {
-            let request = GenerateRequest::clone(request);
-            match self.link.client.generate(request).await {
+        if let Call::Unsent(request) = &mut self.call {
+            let (request, mut client) = (std::mem::take(&mut **request), self.link.client.clone());
+            self.call = Call::Opening(async move { client.generate(request).await }.boxed());
+        }
+        if let Call::Opening(call) = &mut self.call {
+            match call.await {
                 Ok(response) => self.call = Call::Open(Box::new(response.into_inner())),
                 Err(status) => return self.over(happening_of(&status)),
             }
@@ -76,7 +99,9 @@ impl Leg {
 
     fn translate(&mut self, event: GenerateEvent) -> (Happening, Option<Piece>) {
         match event.kind {
-            Some(Kind::Started(_)) => (Happening::Started, None),
+            Some(Kind::Started(Started { prompt_tokens, device_index: device })) => {
+                (Happening::Started { prompt_tokens, device }, None)
+            }
             Some(Kind::Delta(delta)) => (Happening::Delta, Some(Piece::Output(delta.choices))),
             Some(Kind::Finished(finished)) => match finished.reason() {
                 FinishReason::Stop
@@ -108,7 +133,7 @@ impl Leg {
 impl Drop for Leg {
     fn drop(&mut self) {
         self.roster.release(&self.pick);
-        if matches!(self.call, Call::Open(_) | Call::Unsent(_))
+        if matches!(self.call, Call::Open(_) | Call::Opening(_) | Call::Unsent(_))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let id = std::mem::take(&mut self.request_id);

@@ -7,18 +7,25 @@ mod assemble;
 mod leg;
 mod load;
 mod told;
+pub(crate) mod turn;
 
 use std::time::{Duration, Instant};
 
+use mlxcel_protocol::Message;
+use mlxcel_protocol::v1::generate_request::Prompt;
 use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::attempt::{Attempt, Verdict};
+use crate::core::attempt::{Attempt, Verdict, Watch};
+use crate::core::cost::Ask;
+use crate::core::prefixes::Cuts;
+use crate::core::queue::Claim;
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
 use crate::nodes::roster::{Order, Roster, now};
 use leg::Leg;
 use told::Told;
+use turn::Turn;
 
 /// What requests need of the router.
 #[derive(Debug, Clone)]
@@ -48,28 +55,38 @@ pub(crate) struct Run {
     attempt: Attempt,
     leg: Option<Leg>,
     legs: u32,
+    /// When to look whether the node goes on.
+    look_at: Instant,
+
     deadline: Option<Deadline>,
     told: Told,
+    turn: Turn,
     _in_flight: InFlight,
 }
 
 impl Run {
     /// A request that has gone nowhere yet, and may take `timeout` from now on. Its id becomes the wire's.
     pub(crate) fn new(relay: Relay, mut request: GenerateRequest, timeout: Option<Duration>) -> Self {
-        let attempt = Attempt::new(&request.model, relay.patience);
+        let (bytes, cuts) = prompt(&request);
+        let ask = Ask { bytes, max_tokens: request.max_tokens, choices: request.choices, had: 0.0 };
+        let attempt = Attempt::new(&request.model, relay.patience).asking(ask, cuts);
         let sampling = request.sampling.get_or_insert_default();
         // Whichever node goes on draws as the first would have.
         sampling.seed.get_or_insert_with(rand::random);
         let in_flight = relay.metrics.request_begins();
         let deadline = timeout.map(|timeout| Deadline { timeout, at: now() + timeout });
+        let claim = claim(&request, deadline.map(|deadline| deadline.at));
+        let turn = Turn::new(relay.roster.clone(), &request.model, claim);
         Self {
             relay,
             request,
             attempt,
             leg: None,
             legs: 0,
+            look_at: now(),
             deadline,
             told: Told::default(),
+            turn,
             _in_flight: in_flight,
         }
     }
@@ -99,9 +116,20 @@ impl Run {
             let Some(leg) = self.leg.as_mut() else {
                 continue;
             };
-            let (happening, piece) = leg.next().await;
             let roster = &self.relay.roster;
-            let verdict = roster.fleet(|fleet| self.attempt.on(happening, fleet, now()));
+            let (verdict, piece) = tokio::select! {
+                biased;
+                (happening, piece) = leg.next() => {
+                    if let Some(Piece::Finished(finished)) = &piece {
+                        roster.learn(leg.pick(), finished);
+                    }
+                    (roster.happened(&mut self.attempt, leg.pick(), happening), piece)
+                }
+                cause = stalled(roster, &mut self.attempt, &mut self.look_at) => {
+                    self.relay.metrics.moved();
+                    (Verdict::Retry(cause), None)
+                }
+            };
             match verdict {
                 Verdict::Hold => {}
                 Verdict::Forward => {
@@ -144,7 +172,7 @@ impl Run {
         let mut changes = self.relay.roster.changes();
         loop {
             changes.mark_unchanged();
-            match self.relay.roster.order(&mut self.attempt) {
+            match self.relay.roster.order(&mut self.attempt, &mut self.turn) {
                 Order::Go(pick, link) => {
                     self.legs += 1;
                     let mut request = self.request.clone();
@@ -165,6 +193,7 @@ impl Run {
                 Order::Assemble(assembly, links) => {
                     tokio::spawn(assemble::assemble(self.relay.roster.clone(), assembly, links));
                 }
+                Order::Queue => self.turn.called.notified().await,
                 Order::Wait(until) => {
                     tokio::select! {
                         _ = changes.changed() => {}
@@ -173,6 +202,46 @@ impl Run {
                 }
                 Order::Refuse(refusal) => return Err(refusal),
             }
+        }
+    }
+}
+
+/// How large what the model reads is, as it is sent, and its cuts. What tokens it makes, the node knows.
+fn prompt(request: &GenerateRequest) -> (usize, Cuts) {
+    let ids;
+    let parts: &[&[u8]] = match &request.prompt {
+        Some(Prompt::Chat(chat)) => &[chat.tools_json.as_bytes(), chat.messages_json.as_bytes()],
+        Some(Prompt::Text(text)) => &[text.as_bytes()],
+        Some(Prompt::Tokens(tokens)) => {
+            ids = tokens.ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+            &[&ids]
+        }
+        None => &[],
+    };
+    (parts.iter().map(|part| part.len()).sum(), Cuts::new(&request.model, parts))
+}
+
+/// What a request asks of the queue. Nobody has counted its tokens yet.
+fn claim(request: &GenerateRequest, deadline: Option<Instant>) -> Claim {
+    let bytes = request.encoded_len();
+    let answer = if request.max_tokens > 0 { request.max_tokens } else { USUAL_ANSWER_TOKENS };
+    let answers = u64::from(answer) * u64::from(request.choices.max(1));
+    Claim {
+        client: request.client.clone(),
+        priority: request.priority,
+        tokens: (bytes / BYTES_PER_TOKEN) as u64 + answers,
+        bytes,
+        deadline,
+    }
+}
+
+/// Returns when the node is to be left although it is not lost; says why.
+async fn stalled(roster: &Roster, attempt: &mut Attempt, look_at: &mut Instant) -> String {
+    loop {
+        tokio::time::sleep_until((*look_at).into()).await;
+        match roster.watch(attempt) {
+            Watch::Until(until) => *look_at = until,
+            Watch::Move(cause) => return cause,
         }
     }
 }
@@ -206,3 +275,7 @@ async fn sleep_until(at: Option<std::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// What an answer without a limit is taken for.
+const USUAL_ANSWER_TOKENS: u32 = 512;
+const BYTES_PER_TOKEN: usize = 4;

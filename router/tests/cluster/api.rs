@@ -447,7 +447,7 @@ async fn unsupported_field_is_refused_by_name_before_any_node() {
 
 #[tokio::test]
 async fn api_key_is_required_where_one_is_set() {
-    let rig = Rig::start(|options| options.api_key = Some("secret".into())).await;
+    let rig = Rig::start(|options| options.api_keys = vec!["other".into(), "secret".into()]).await;
     let with = |key: &'static str| {
         let request = Request::get("/v1/models")
             .header("host", "router")

@@ -176,6 +176,59 @@ async fn node_that_hangs_is_lost_and_its_request_retried() {
 }
 
 #[tokio::test]
+async fn stream_leaves_a_node_that_hangs_and_late_tokens_are_not_told() {
+    let (rig, mut first, mut second, asked, answer) = one_request(json!({"stream": true})).await;
+    asked.started().await;
+    asked.delta("one ").await;
+    // Until the router has seen it.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    first.hang();
+    let hung = Instant::now();
+    let again = second.asked().await;
+    assert!(hung.elapsed() < Duration::from_secs(1), "{:?}", hung.elapsed());
+    assert_eq!(resumed(&again), [vec![7]]);
+    assert_eq!(first.cancelled().await, asked.request.request_id);
+    first.go_on();
+    asked.delta("two ").await;
+    asked.finish(FinishReason::Stop, 2).await;
+    again.answer(&["two"]).await;
+    let events = answer.await.expect("sent").events().await;
+    assert_eq!(content(&events), "one two");
+    assert_eq!(events.last(), Some(&Sent::Done));
+    assert_eq!(rig.metric("mlxcel_moves_total").await, 1.0);
+    // It was never lost, and is used again.
+    let health =
+        rig.until(|h| h["nodes"].as_array().is_some_and(|it| it.iter().all(|n| n["stalled"] == false)));
+    assert_eq!(health.await["nodes"].as_array().map(Vec::len), Some(2));
+    let (_a, _b) = (rig.chat(json!({})), rig.chat(json!({})));
+    first.asked().await.answer(&["ok"]).await;
+}
+
+#[tokio::test]
+async fn stream_leaves_a_worker_that_its_node_calls_stalled() {
+    let (_rig, first, mut second, asked, answer) = one_request(json!({"stream": true})).await;
+    asked.started().await;
+    asked.delta("one ").await;
+    first.now(|state| state.workers[0].stalled = true);
+    let again = second.asked().await;
+    assert_eq!(resumed(&again), [vec![7]]);
+    again.answer(&["two"]).await;
+    assert_eq!(content(&answer.await.expect("sent").events().await), "one two");
+}
+
+#[tokio::test]
+async fn stream_of_a_node_that_lives_is_waited_for() {
+    let (_rig, first, mut second, asked, answer) = one_request(json!({"stream": true})).await;
+    first.now(|state| state.workers[0].models[0].running = 1);
+    asked.started().await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(!second.is_asked(), "a long prompt is no hang");
+    asked.delta("at last").await;
+    asked.finish(FinishReason::Stop, 1).await;
+    assert_eq!(content(&answer.await.expect("sent").events().await), "at last");
+}
+
+#[tokio::test]
 async fn client_that_leaves_before_the_first_token_cancels_within_100_ms() {
     let (_rig, mut first, _second, asked, answer) = one_request(json!({"stream": true})).await;
     asked.started().await;

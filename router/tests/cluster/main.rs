@@ -1,5 +1,6 @@
 //! A whole router against scripted nodes, over real sockets and TLS.
 
+mod admission;
 mod api;
 mod client;
 mod discovery;

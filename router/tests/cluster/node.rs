@@ -141,9 +141,14 @@ impl FakeNode {
         self.script.state.send_modify(change);
     }
 
-    /// Stops reporting, with every connection left open.
+    /// Stops reporting and beating, with every connection left open.
     pub(crate) fn hang(&self) {
         self.script.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// Reports and beats again.
+    pub(crate) fn go_on(&self) {
+        self.script.silent.store(false, Ordering::SeqCst);
     }
 
     /// Dies: every socket closes.
@@ -154,7 +159,7 @@ impl FakeNode {
 
 impl Asked {
     pub(crate) async fn started(&self) {
-        self.send(Kind::Started(Started { prompt_tokens: 3 })).await;
+        self.send(Kind::Started(Started { prompt_tokens: 3, device_index: Some(0) })).await;
     }
 
     pub(crate) async fn delta(&self, text: &str) {
@@ -266,6 +271,7 @@ type Reply<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Node for Script {
     type WatchStateStream = ReceiverStream<Result<NodeState, Status>>;
+    type WatchBeatsStream = ReceiverStream<Result<Beat, Status>>;
     type LoadModelStream = ReceiverStream<Result<LoadProgress, Status>>;
     type JoinReplicaStream = ReceiverStream<Result<LoadProgress, Status>>;
     type GenerateStream = ReceiverStream<Result<GenerateEvent, Status>>;
@@ -295,6 +301,21 @@ impl Node for Script {
                     return;
                 }
                 let _ = timeout(Duration::from_millis(500), state.changed()).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn watch_beats(&self, _: Request<WatchBeatsRequest>) -> Reply<Self::WatchBeatsStream> {
+        let (tx, rx) = mpsc::channel(4);
+        let silent = Arc::clone(&self.silent);
+        tokio::spawn(async move {
+            while !tx.is_closed() {
+                // A node that hangs keeps its stream open.
+                if !silent.load(Ordering::SeqCst) {
+                    let _ = tx.send(Ok(Beat {})).await;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(rx)))

@@ -69,7 +69,7 @@ fn events_after_the_end_of_a_request_reach_nobody() {
     let end = GenerateEvent { kind: Some(generate_event::Kind::Finished(Finished::default())) };
     for _ in 0..2 {
         let event = WorkerGenerate { request_id: "a".into(), event: Some(end.clone()) };
-        ledger.generated(event);
+        ledger.generated(event, 0);
     }
     let events = stream.collect::<Vec<_>>().now_or_never().expect("ended");
     assert_eq!(events, [end]);

@@ -4,7 +4,7 @@ use mlxcel_protocol::v1::{Device, DeviceKind, ModelSize, NodeInfo, Role};
 
 use super::*;
 use crate::core::assembly::Assembly;
-use crate::core::dispatch::{Absence, Choice, Standing, choose};
+use crate::core::dispatch::{Absence, Choice, Standing, Wish, choose};
 use crate::core::fleet::{ASSEMBLY_PAUSE, Failed};
 
 const MODEL: &str = "org/m";
@@ -45,7 +45,7 @@ fn world_of(nodes: &[(&str, NodeState)]) -> World {
 }
 
 fn chosen(world: &World) -> Choice {
-    choose(&world.fleet, MODEL, world.now, |_, _| Standing::Free)
+    choose(&world.fleet, MODEL, world.now, |_, _| Standing::Free, &Wish::default())
 }
 
 #[track_caller]

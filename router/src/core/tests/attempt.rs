@@ -37,14 +37,14 @@ fn undisturbed_request_goes_through() {
     let world = World::with(&["a"]);
     let mut attempt = attempt();
     assert_eq!(world.step(&mut attempt), Step::Generate(id("a")));
-    assert_eq!(world.tell(&mut attempt, Happening::Started), Verdict::Hold);
+    assert_eq!(world.tell(&mut attempt, started()), Verdict::Hold);
     assert_eq!(world.tell(&mut attempt, Happening::Delta), Verdict::Forward);
     assert_eq!(world.tell(&mut attempt, Happening::Finished), Verdict::Forward);
 }
 
 #[test]
 fn failure_before_the_first_token_is_retried_elsewhere_unless_the_request_is_wrong() {
-    for started in [false, true] {
+    for begun in [false, true] {
         for kind in [
             FailureKind::Overloaded,
             FailureKind::Draining,
@@ -55,8 +55,8 @@ fn failure_before_the_first_token_is_retried_elsewhere_unless_the_request_is_wro
             let world = World::with(&["a", "b"]);
             let mut attempt = attempt();
             assert_eq!(world.step(&mut attempt), Step::Generate(id("a")));
-            if started {
-                world.tell(&mut attempt, Happening::Started);
+            if begun {
+                world.tell(&mut attempt, started());
             }
             assert!(is_retry(&world.tell(&mut attempt, failed(kind))), "{kind:?}");
             assert_eq!(world.step(&mut attempt), Step::Generate(id("b")), "{kind:?}");
@@ -66,12 +66,12 @@ fn failure_before_the_first_token_is_retried_elsewhere_unless_the_request_is_wro
 
 #[test]
 fn wrong_request_is_never_retried() {
-    for started in [false, true] {
+    for begun in [false, true] {
         let world = World::with(&["a", "b"]);
         let mut attempt = attempt();
         world.step(&mut attempt);
-        if started {
-            world.tell(&mut attempt, Happening::Started);
+        if begun {
+            world.tell(&mut attempt, started());
         }
         let verdict = world.tell(&mut attempt, failed(FailureKind::InvalidRequest));
         assert_eq!(verdict, Verdict::Fail(Refusal::Invalid("words of the node".into())));
@@ -237,7 +237,7 @@ fn request_that_crashes_worker_after_worker_is_given_up() {
     let mut attempt = attempt();
     for crash in 1..=MOST_CRASHES {
         assert!(matches!(world.step(&mut attempt), Step::Generate(_)));
-        world.tell(&mut attempt, Happening::Started);
+        world.tell(&mut attempt, started());
         let verdict = world.tell(&mut attempt, failed(FailureKind::WorkerLost));
         match crash < MOST_CRASHES {
             true => assert!(is_retry(&verdict)),

@@ -3,17 +3,24 @@
 use mlxcel_protocol::v1::ModelStatus;
 
 use super::*;
-use crate::core::dispatch::{Absence, Choice, Standing, choose};
+use crate::core::cost::Ask;
+use crate::core::dispatch::{Absence, Choice, Standing, Wish, choose};
 
 fn chosen(world: &World) -> Choice {
-    choose(&world.fleet, "m", world.now, |_, _| Standing::Free)
+    choose(&world.fleet, "m", world.now, |_, _| Standing::Free, &Wish::default())
 }
 
 fn chosen_regarding(world: &World, node: &str, standing: Standing) -> Choice {
-    choose(&world.fleet, "m", world.now, |id, _| match id.as_str() == node {
-        true => standing,
-        false => Standing::Free,
-    })
+    choose(
+        &world.fleet,
+        "m",
+        world.now,
+        |id, _| match id.as_str() == node {
+            true => standing,
+            false => Standing::Free,
+        },
+        &Wish::default(),
+    )
 }
 
 fn world_of(nodes: &[(&str, NodeState)]) -> World {
@@ -66,8 +73,8 @@ fn equal_nodes_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..6 {
         let Choice::Serve(node) = chosen(&world) else { panic!("all are ready") };
-        let pick = world.fleet.pick(&node).expect("alive");
-        world.fleet.release(&pick);
+        let pick = world.fleet.pick(&node, ("m", Ask::default()), world.now).expect("alive");
+        world.fleet.release(&pick, world.now);
         turns.push(node.as_str().to_owned());
     }
     assert_eq!(turns, ["a", "b", "c", "a", "b", "c"]);

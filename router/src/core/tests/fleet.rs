@@ -5,7 +5,9 @@ use std::time::Duration;
 use mlxcel_protocol::v1::WorkerHealth;
 
 use super::*;
-use crate::core::fleet::{LOAD_PAUSE, MEMORY, SILENCE};
+use crate::core::cost::Ask;
+use crate::core::fleet::{MEMORY, SILENCE};
+use crate::core::member::LOAD_PAUSE;
 
 fn alive(world: &World) -> Vec<&str> {
     world.fleet.alive().map(|(id, _)| id.as_str()).collect()
@@ -52,32 +54,32 @@ fn lost_node_is_remembered_for_a_while_and_then_forgotten() {
 #[test]
 fn own_picks_count_at_once_and_are_not_counted_twice_when_reported() {
     let mut world = World::with(&["a"]);
-    let pick = world.fleet.pick(&id("a")).expect("alive");
+    let pick = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     assert_eq!(load(&world, "a"), 1);
     world.hears("a", ready(1));
     assert_eq!(load(&world, "a"), 1);
-    world.fleet.release(&pick);
+    world.fleet.release(&pick, world.now);
     assert_eq!(load(&world, "a"), 0);
 }
 
 #[test]
 fn requests_of_other_routers_are_counted() {
     let mut world = World::with(&["a"]);
-    let pick = world.fleet.pick(&id("a")).expect("alive");
+    let pick = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     world.hears("a", ready(4));
     assert_eq!(load(&world, "a"), 4);
-    world.fleet.release(&pick);
+    world.fleet.release(&pick, world.now);
     assert_eq!(load(&world, "a"), 3);
 }
 
 #[test]
 fn pick_from_before_a_loss_does_not_lighten_the_returned_node() {
     let mut world = World::with(&["a"]);
-    let old = world.fleet.pick(&id("a")).expect("alive");
+    let old = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
     world.loses("a");
     world.hears("a", ready(0));
-    let _new = world.fleet.pick(&id("a")).expect("alive");
-    world.fleet.release(&old);
+    let _new = world.fleet.pick(&id("a"), ("m", Ask::default()), world.now).expect("alive");
+    world.fleet.release(&old, world.now);
     assert_eq!(load(&world, "a"), 1);
 }
 
@@ -85,7 +87,7 @@ fn pick_from_before_a_loss_does_not_lighten_the_returned_node() {
 fn lost_node_takes_no_pick() {
     let mut world = World::with(&["a"]);
     world.loses("a");
-    assert_eq!(world.fleet.pick(&id("a")), None);
+    assert_eq!(world.fleet.pick(&id("a"), ("m", Ask::default()), world.now), None);
 }
 
 #[test]

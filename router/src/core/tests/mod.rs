@@ -2,14 +2,21 @@
 
 mod assembly;
 mod attempt;
+mod cost;
 mod dispatch;
 mod fleet;
+mod hangs;
+mod prefixes;
+mod queue;
 mod random;
+mod simulation;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 
 use mlxcel_protocol::v1::{ModelState, ModelStatus, NodeState, WorkerHealth, WorkerState};
 
+use super::attempt::Happening;
 use super::fleet::{Fleet, NodeId};
 use super::report::Report;
 
@@ -40,6 +47,10 @@ impl World {
     fn waits(&mut self, time: Duration) {
         self.now += time;
     }
+}
+
+fn started() -> Happening {
+    Happening::Started { prompt_tokens: 8, device: Some(0) }
 }
 
 fn id(name: &str) -> NodeId {

@@ -25,7 +25,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let node = 0..NODES.len();
     let kinds = (0..=6_i32).prop_map(|k| FailureKind::try_from(k).expect("a kind"));
     let happening = prop_oneof![
-        2 => Just(Happening::Started),
+        2 => Just(started()),
         1 => Just(Happening::Delta),
         1 => Just(Happening::Finished),
         4 => kinds.prop_map(|kind| Happening::Failed(kind, "x".into())),
@@ -66,6 +66,7 @@ impl Play {
                     assert!(until > self.world.now, "waits for the past");
                     return;
                 }
+                Step::Queue => panic!("there is room"),
                 Step::Load(node) => panic!("{node} has nothing to load"),
                 Step::Assemble(assembly) => panic!("nobody said how large {} is", assembly.model),
             }
