@@ -28,6 +28,7 @@ mod speed;
 pub mod text;
 pub mod toy;
 mod trace;
+pub mod transfer;
 
 pub use api::{
     DeviceChoice, DraftOptions, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization,

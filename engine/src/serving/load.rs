@@ -25,6 +25,7 @@ use crate::replica::JoinError;
 use crate::schedule::{Scheduler, SchedulerLimits};
 use crate::text::{TextCodec, TextError};
 use crate::trace::Trace;
+use crate::transfer::{CacheDescription, ModelIdentity};
 
 /// Most sequences in one step, unless the options say otherwise: on a CPU, and on a GPU, where they share the
 /// reading of the weights.
@@ -159,6 +160,7 @@ struct Loaded {
     weight_bytes: u64,
     lookup_tokens: usize,
     drafter: Option<Drafter>,
+    cache: Option<CacheDescription>,
     trace: Option<TraceRows>,
 }
 
@@ -180,6 +182,8 @@ impl Loaded {
         let context_tokens = context(options, description.max_context)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
         let model = model.with_kv_dtype(options.kv_dtype);
+        let identity = ModelIdentity::of(&model.description, &checkpoint, options.quantize);
+        let cache = CacheDescription::of(&model, identity);
         let step_tokens = STEP_TOKENS[usize::from(device.has_wide_steps())];
         let draft = options.draft.as_ref();
         let draft = draft.map(|draft| draft::load(draft, &codec, &device, progress)).transpose()?;
@@ -206,7 +210,18 @@ impl Loaded {
         };
         let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
-        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, drafter, trace })
+        Ok(Self {
+            model,
+            codec,
+            context_tokens,
+            limits,
+            blocks,
+            weight_bytes,
+            lookup_tokens,
+            drafter,
+            cache,
+            trace,
+        })
     }
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
@@ -214,7 +229,8 @@ impl Loaded {
         let state = Arc::new(SharedState::new(self.context_tokens, self.weight_bytes, self.blocks));
         let scheduler = Scheduler::new(self.limits, BlockStore::new(self.blocks));
         let codec = Arc::new(self.codec);
-        let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
+        let handle =
+            EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state)).with_cache(self.cache);
         let executor = Box::new(Local::new(self.model, self.blocks));
         let thread = EngineThread::new((executor, codec), scheduler, receiver, state, self.trace)
             .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;
