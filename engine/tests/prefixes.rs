@@ -159,6 +159,18 @@ fn every_layer_is_given_while_the_prompt_is_computed() {
 }
 
 #[test]
+fn an_engine_keeps_nothing_of_a_sink_whose_request_has_ended() {
+    let engine = tiny(LoadOptions::default());
+    let (images, finish) = computed(engine.as_ref(), &Prefix { tokens: prompt(128, 4), blocks: 0..4 });
+    finish.expect("it is computed");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while Arc::strong_count(&images) > 1 {
+        assert!(std::time::Instant::now() < until, "an idle engine holds on to it");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_prefix_whose_beginning_is_not_cached_is_refused_and_nothing_is_held() {
     let [prefill, decode] = [(); 2].map(|()| tiny(LoadOptions::default()));
     let before = decode.state().kv_blocks_available;

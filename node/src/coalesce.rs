@@ -93,7 +93,7 @@ impl Coalesce for WorkerEvent {
                 load.progress.as_ref()?.key().map(|()| Source::Load(load.served_name.clone()))
             }
             worker_event::Kind::Models(_) => Some(Source::Models),
-            worker_event::Kind::Ready(_) => None,
+            worker_event::Kind::Ready(_) | worker_event::Kind::MovedPrefix(_) => None,
         }
     }
 

@@ -57,7 +57,11 @@ impl KvCache for HostKv {
         step: &StepInputs,
     ) -> Result<Array> {
         let (pool, plan) = (Arc::clone(&self.layers[layer]), Arc::clone(&step.plan));
-        let taps = Arc::clone(&self.taps[1]);
+        let taps = match layer + 1 < self.layers.len() {
+            true => Arc::clone(&self.taps[1]),
+            // Nothing of a sink is kept here when its step has been built.
+            false => std::mem::take(&mut self.taps[1]),
+        };
         let attention = rule.shape.clone();
         let output = [length(step.len), length(attention.heads), length(attention.head_dim)];
         let inputs: Vec<&Array> = [query, key, value].into_iter().chain(rule.sinks).collect();

@@ -7,6 +7,7 @@ pub(crate) mod assembly;
 pub(crate) mod attempt;
 pub(crate) mod dispatch;
 pub(crate) mod fleet;
+pub(crate) mod prefill;
 pub(crate) mod refusal;
 pub(crate) mod report;
 

@@ -11,7 +11,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::Piece;
 use crate::core::attempt::Happening;
-use crate::core::fleet::Pick;
+use crate::core::fleet::{NodeId, Pick};
 use crate::nodes::roster::{Link, Roster};
 
 /// A request on a node.
@@ -41,6 +41,11 @@ impl Leg {
             request_id: request.request_id.clone(),
             call: Call::Unsent(Box::new(request)),
         }
+    }
+
+    /// Where it is.
+    pub(super) const fn node(&self) -> &NodeId {
+        &self.pick.node
     }
 
     /// What happens next on the node, with the answer's part it carries.

@@ -6,6 +6,7 @@
 mod assemble;
 mod leg;
 mod load;
+mod prefill;
 mod told;
 
 use std::time::{Duration, Instant};
@@ -14,10 +15,13 @@ use mlxcel_protocol::v1::{ChoiceDelta, Finished, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::attempt::{Attempt, Verdict};
+use crate::core::fleet::NodeId;
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
-use crate::nodes::roster::{Order, Roster, now};
+use crate::nodes::roster::{Link, Order, Roster, now};
 use leg::Leg;
+pub(crate) use prefill::Prefills;
+use prefill::{Pending, estimated_tokens};
 use told::Told;
 
 /// What requests need of the router.
@@ -29,6 +33,8 @@ pub(crate) struct Relay {
     pub(crate) stopping: CancellationToken,
     /// How long a request waits, in all, for a node to serve it.
     pub(crate) patience: Duration,
+    /// What is known of where prompts are best computed.
+    pub(crate) prefills: Prefills,
 }
 
 /// A part of an answer.
@@ -50,6 +56,10 @@ pub(crate) struct Run {
     legs: u32,
     deadline: Option<Deadline>,
     told: Told,
+    /// Until the answer begins.
+    pending: Option<Pending>,
+    /// Where it went and where its prompt was computed, for clients.
+    route: Option<String>,
     _in_flight: InFlight,
 }
 
@@ -70,8 +80,16 @@ impl Run {
             legs: 0,
             deadline,
             told: Told::default(),
+            pending: None,
+            route: None,
             _in_flight: in_flight,
         }
+    }
+
+    /// Which node answers and where the prompt was computed, with the figures that decided it; known once the answer has
+    /// begun.
+    pub(crate) fn route(&self) -> Option<&str> {
+        self.route.as_deref()
     }
 
     /// The answer's next part. After `Finished` or an error nothing follows.
@@ -130,6 +148,10 @@ impl Run {
 
     /// Notes a part that is handed out; none where all of it has been before.
     fn handed_out(&mut self, piece: Piece) -> Option<Piece> {
+        self.pending = None;
+        if let (Piece::Finished(finished), Some(leg), 1) = (&piece, &self.leg, self.legs) {
+            self.relay.prefills.finished(leg.node(), &self.request.model, finished);
+        }
         match piece {
             Piece::Output(deltas) => {
                 let deltas = self.told.note(deltas);
@@ -137,6 +159,20 @@ impl Run {
             }
             finished @ Piece::Finished(_) => Some(finished),
         }
+    }
+
+    /// Has the prompt computed where that is quickest, before the request goes to the node that answers.
+    async fn prepare(&mut self, node: &NodeId, link: &Link) {
+        let Relay { prefills, roster, .. } = &self.relay;
+        let left = if self.legs == 1 {
+            let route = prefills.prepare(roster, (node, link), &self.request).await;
+            self.route = Some(route.told);
+            route.left
+        } else {
+            self.route = Some(format!("node={node}; leg={}", self.legs));
+            estimated_tokens(&self.request)
+        };
+        self.pending = Some(prefills.begins(node, left));
     }
 
     /// Waits for a node and sends the request there.
@@ -156,7 +192,10 @@ impl Run {
                     if let Some(deadline) = self.deadline {
                         request.deadline_micros = deadline.left_micros(now());
                     }
-                    return Ok(Leg::new(self.relay.roster.clone(), pick, link, request));
+                    let node = pick.node.clone();
+                    let leg = Leg::new(self.relay.roster.clone(), pick, link.clone(), request);
+                    self.prepare(&node, &link).await;
+                    return Ok(leg);
                 }
                 Order::Load(node, link) => {
                     let model = self.attempt.model().to_owned();
