@@ -13,6 +13,7 @@ use mlxcel_kernels::KvDtype;
 use crate::event::Event;
 use crate::request::Request;
 use crate::trace::Trace;
+use crate::transfer::PrefixDoor;
 
 /// Receives the events of one request, in order, on a thread of the engine's; must not block.
 pub type EventSink = Box<dyn FnMut(Event) + Send>;
@@ -28,6 +29,11 @@ pub trait Engine: Send + Sync {
 
     /// What the engine holds and does now.
     fn state(&self) -> EngineState;
+
+    /// Where computed prefixes go out and come in; none where the engine's cannot be moved.
+    fn prefixes(&self) -> Option<&dyn PrefixDoor> {
+        None
+    }
 }
 
 /// What an engine holds and does.

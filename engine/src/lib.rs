@@ -29,6 +29,7 @@ mod state;
 pub mod text;
 pub mod toy;
 mod trace;
+pub mod transfer;
 
 pub use api::{
     DeviceChoice, DraftOptions, Engine, EngineState, EventSink, LoadOptions, LoadStep, Quantization,

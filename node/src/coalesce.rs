@@ -95,7 +95,7 @@ impl Coalesce for WorkerEvent {
             }
             worker_event::Kind::Models(_) => Some(Source::Models),
             worker_event::Kind::Beat(_) => Some(Source::Beat),
-            worker_event::Kind::Ready(_) => None,
+            worker_event::Kind::Ready(_) | worker_event::Kind::MovedPrefix(_) => None,
         }
     }
 

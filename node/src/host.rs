@@ -14,7 +14,7 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use mlxcel_protocol::v1::{
     FailureKind, GenerateEvent, GenerateRequest, JoinReplicaRequest, LoadModelRequest, LoadProgress,
-    NodeInfo, NodeState, Role,
+    MovePrefixEvent, MovePrefixRequest, NodeInfo, NodeState, Role,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::events::{EventStream, channel};
 use crate::loadable::Loadable;
 use crate::models::Models;
+use crate::moves;
 use crate::replicas;
 use crate::supervisor::Slot;
 use crate::wire;
@@ -133,6 +134,22 @@ impl Host {
             }
             None => replicas::join(Arc::clone(&self.models), requests),
         }
+    }
+
+    /// Holds one end of a move of a prefix, with the worker that a request on the model would get now.
+    pub(crate) fn move_prefix(
+        self: &Arc<Self>,
+        requests: impl Stream<Item = MovePrefixRequest> + Send + Unpin + 'static,
+    ) -> BoxStream<'static, MovePrefixEvent> {
+        let host = Arc::clone(self);
+        moves::converse(requests, move |model| {
+            if !host.info.roles.contains(&Role::Rank.into()) {
+                let message = "this node is standalone: it opens no data plane to others".to_owned();
+                return Err((FailureKind::InvalidRequest, message));
+            }
+            let slot = host.place(model)?;
+            Ok((Arc::clone(&host.slots), slot, host.next_id.fetch_add(1, Ordering::Relaxed)))
+        })
     }
 
     pub(crate) async fn unload(&self, model: &str) -> bool {

@@ -10,6 +10,7 @@ pub mod frames;
 mod host;
 mod loadable;
 mod models;
+mod moves;
 mod registration;
 mod replicas;
 mod service;

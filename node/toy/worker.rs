@@ -3,7 +3,7 @@
 //! `--fail MESSAGE` ends at once, as a worker whose device cannot be used does; `--trace FILE`
 //! gets a line for every load and every cancelled request. A model path that ends in `slow.gguf`
 //! takes half a second to load, one that ends in `crash.gguf` takes the process down.
-//! `--node DIR` is a node with one such worker instead, which prints the worker's process id.
+//! `--mlx` has real engines on the CPU instead. `--node DIR` is a node with one such worker instead, which prints the worker's process id.
 
 mod engine;
 
@@ -15,9 +15,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlxcel_engine::{Engine, LoadOptions, LoadStep};
+use mlxcel_engine::{DeviceChoice, Engine, LoadOptions, LoadStep};
 use mlxcel_model_store::StoreOptions;
-use mlxcel_node::worker::{DeviceDescription, EngineLoader, LoadError, WorkerOptions, run_process};
+use mlxcel_node::worker::{
+    DeviceDescription, EngineLoader, LoadError, MlxLoader, WorkerOptions, run_process,
+};
 use mlxcel_node::{Node, NodeOptions, WorkerProgram};
 use mlxcel_protocol::v1::{Device, DeviceKind};
 
@@ -82,6 +84,11 @@ fn main() -> ExitCode {
             "--fail" => {
                 eprintln!("{}", args.next().expect("a message"));
                 return ExitCode::FAILURE;
+            }
+            "--mlx" => {
+                let loader = MlxLoader::new(DeviceChoice::Cpu, None).expect("there is a CPU");
+                let options = WorkerOptions { device: DeviceChoice::Cpu, ..WorkerOptions::default() };
+                return run_process(options, Box::new(loader));
             }
             "--node" => return node(args.next().expect("a directory").into()),
             "--trace" => trace = Trace(args.next().map(PathBuf::from)),

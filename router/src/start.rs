@@ -23,7 +23,7 @@ use crate::nodes::members::Members;
 use crate::nodes::roster::Roster;
 use crate::nodes::{control, dial};
 use crate::options::{RouterOptions, StartError, check};
-use crate::relay::Relay;
+use crate::relay::{Prefills, Relay};
 use crate::running::RunningRouter;
 
 /// Starts routers.
@@ -67,7 +67,13 @@ impl Router {
         let discovery = options.mdns.then(|| discover(announcement, &members)).flatten();
 
         let stopping = CancellationToken::new();
-        let relay = Relay { roster, metrics, stopping: stopping.clone(), patience: options.patience };
+        let relay = Relay {
+            roster,
+            metrics,
+            stopping: stopping.clone(),
+            patience: options.patience,
+            prefills: Prefills::default(),
+        };
         let app = app(&options, cluster.to_string(), relay, members.clone());
         let draining = CancellationToken::new();
         let http = tokio::spawn(serve_http(http, app, draining.clone()));

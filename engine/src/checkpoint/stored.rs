@@ -52,6 +52,11 @@ impl Stored {
         self.file().path()
     }
 
+    /// The file that it lies in, and all its bytes.
+    pub(super) fn file_bytes(&self) -> (&Path, &[u8]) {
+        (self.path(), self.file().bytes())
+    }
+
     fn file(&self) -> &Arc<MappedFile> {
         match self {
             Self::Mapped { file, .. } => file,

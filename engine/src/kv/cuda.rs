@@ -17,10 +17,12 @@ use mlxcel_mlx_bridge::{Array, Error, Result};
 use super::contiguous;
 use super::rows::{blocks_of, copies_of, defect, grown, indices, part, put_rows, row, tokens};
 use super::work::{SpanAt, Work, WorkShape};
-use super::{AttentionRule, KvCache};
+use super::{AttentionRule, KvCache, PutLayer, images};
+use crate::blocks::BlockId;
 use crate::decoder::cuda_attention::{self as kernel, Items, PoolArrays};
 use crate::decoder::{CudaKernels, StepInputs, length};
 use crate::schedule::{Span, StepPlan};
+use crate::transfer::{BlockSource, Tap};
 
 /// Tokens of a sequence up to which the kernel attends.
 const FEW_TOKENS: usize = 16;
@@ -177,6 +179,47 @@ impl KvCache for CudaKv {
             [one] => Ok(one.clone()),
             many => Array::concatenate(&many.iter().collect::<Vec<_>>(), 0),
         }
+    }
+
+    fn tap(&mut self, taps: Vec<Tap>) -> Vec<Tap> {
+        taps
+    }
+
+    fn give(&mut self, tap: &Tap) -> Result<()> {
+        self.layers.iter().enumerate().try_for_each(|(layer, pool)| {
+            let pool = pool
+                .as_ref()
+                .ok_or_else(|| defect("no launch ever wrote to a layer whose blocks are given"))?;
+            // What MLX reads now, all launches so far must have written.
+            mlxcel_mlx_bridge::eval(&[&pool.done])?;
+            let [keys, values] = &pool.sides;
+            images::give(layer, [std::slice::from_ref(keys), std::slice::from_ref(values)], tap)
+        })
+    }
+
+    fn put(
+        &mut self,
+        layer: &PutLayer<'_>,
+        blocks: &[(usize, BlockId)],
+        source: &dyn BlockSource,
+    ) -> Result<()> {
+        let rows = images::Rows::read(layer, (blocks, self.blocks), source)?;
+        let held = &mut self.layers[layer.number];
+        if let Some(Pool { sides: [keys, values], .. }) = held {
+            rows.check([std::slice::from_ref(keys), std::slice::from_ref(values)])?;
+        }
+        let (keys, values, done) = match held.take() {
+            Some(Pool { sides: [keys, values], done }) => {
+                // As before copies: MLX may copy a side that a launch has yet to write.
+                mlxcel_mlx_bridge::eval(&[&done])?;
+                (Some(vec![keys]), Some(vec![values]), done)
+            }
+            None => (None, None, Array::from_slice(&[0u32], &[1])?),
+        };
+        let one = |mut side: Vec<Array>| side.pop().ok_or_else(|| defect("a side was put without an array"));
+        let sides = [one(rows.put(0, keys)?)?, one(rows.put(1, values)?)?];
+        let Pool { sides: [keys, values], .. } = held.insert(Pool { sides, done });
+        mlxcel_mlx_bridge::eval(&[keys, values])
     }
 }
 

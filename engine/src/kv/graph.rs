@@ -9,14 +9,16 @@
 use std::ops::Range;
 
 use mlxcel_kernels::KvDtype;
-use mlxcel_mlx_bridge::{Array, Result};
+use mlxcel_mlx_bridge::{Array, Result, eval};
 
 use super::contiguous::attend;
 use super::encoding::Encoding;
 use super::rows::{blocks_of, copies_of, defect, grown, indices, part, put_rows, row, tokens};
-use super::{AttentionRule, KvCache};
+use super::{AttentionRule, KvCache, PutLayer, images};
+use crate::blocks::BlockId;
 use crate::decoder::StepInputs;
 use crate::schedule::StepPlan;
+use crate::transfer::{BlockSource, Tap};
 
 /// The KV cache of engines that compute in MLX graphs.
 pub(crate) struct GraphKv {
@@ -108,6 +110,33 @@ impl KvCache for GraphKv {
             [one] => Ok(one.clone()),
             many => Array::concatenate(&many.iter().collect::<Vec<_>>(), 0),
         }
+    }
+
+    fn tap(&mut self, taps: Vec<Tap>) -> Vec<Tap> {
+        taps
+    }
+
+    fn give(&mut self, tap: &Tap) -> Result<()> {
+        self.layers.iter().enumerate().try_for_each(|(layer, sides)| match sides {
+            Some([keys, values]) => images::give(layer, [keys, values], tap),
+            None => Err(defect("nothing was ever written to a layer whose blocks are given")),
+        })
+    }
+
+    fn put(
+        &mut self,
+        layer: &PutLayer<'_>,
+        blocks: &[(usize, BlockId)],
+        source: &dyn BlockSource,
+    ) -> Result<()> {
+        let rows = images::Rows::read(layer, (blocks, self.blocks), source)?;
+        let held = &mut self.layers[layer.number];
+        if let Some([keys, values]) = held {
+            rows.check([keys, values])?;
+        }
+        let [keys, values] = held.take().map_or([None, None], |sides| sides.map(Some));
+        let [keys, values] = held.insert([rows.put(0, keys)?, rows.put(1, values)?]);
+        eval(&keys.iter().chain(values.iter()).collect::<Vec<_>>())
     }
 }
 

@@ -9,16 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mlxcel_kernels::{KV_BLOCK_TOKENS, KvDtype, KvPool, KvShape, KvSide, KvSpan, SequenceKv, ShapeError};
 use mlxcel_mlx_bridge::{Array, Dtype, HostInput, HostOutput, Result, host_op_single};
 
-use super::{AttentionRule, KvCache};
+use super::rows::defect;
+use super::{AttentionRule, KvCache, PutLayer};
 use crate::blocks::{BLOCK_TOKENS, BlockId};
 use crate::decoder::{Attention, StepInputs, length};
 use crate::schedule::StepPlan;
+use crate::transfer::{BlockSource, ImagePlace, Tap};
 
 const _: () = assert!(KV_BLOCK_TOKENS == BLOCK_TOKENS, "the kernels read the blocks the scheduler gives out");
 
 /// The KV cache of the CPU engine.
 pub(crate) struct HostKv {
     layers: Vec<Arc<Mutex<LayerPool>>>,
+    /// Of the step that is begun next, then of the step that is being built.
+    taps: [Arc<[Tap]>; 2],
 }
 
 /// Keys and values of all blocks in one layer.
@@ -34,12 +38,14 @@ impl HostKv {
         dtype: KvDtype,
     ) -> Self {
         let pool = |attention| Arc::new(Mutex::new(LayerPool::new(attention, blocks, dtype)));
-        Self { layers: layers.map(pool).collect() }
+        Self { layers: layers.map(pool).collect(), taps: Default::default() }
     }
 }
 
 impl KvCache for HostKv {
     fn begin(&mut self, _: &StepInputs) -> Result<()> {
+        let [next, now] = &mut self.taps;
+        *now = std::mem::take(next);
         Ok(())
     }
 
@@ -51,6 +57,11 @@ impl KvCache for HostKv {
         step: &StepInputs,
     ) -> Result<Array> {
         let (pool, plan) = (Arc::clone(&self.layers[layer]), Arc::clone(&step.plan));
+        let taps = match layer + 1 < self.layers.len() {
+            true => Arc::clone(&self.taps[1]),
+            // Nothing of a sink is kept here when its step has been built.
+            false => std::mem::take(&mut self.taps[1]),
+        };
         let attention = rule.shape.clone();
         let output = [length(step.len), length(attention.heads), length(attention.head_dim)];
         let inputs: Vec<&Array> = [query, key, value].into_iter().chain(rule.sinks).collect();
@@ -63,10 +74,41 @@ impl KvCache for HostKv {
             let sinks = sinks.first().map(HostInput::as_f32).transpose()?;
             let shape = attention_shape(&attention, sinks);
             pool.write(&plan, [key.as_f32()?, value.as_f32()?]).map_err(|error| error.to_string())?;
+            // Before attention: what waits for the blocks elsewhere waits the longer of the two.
+            let given = taps.iter().try_for_each(|tap| pool.give(layer, tap));
+            given.map_err(|error| error.to_string())?;
             pool.attend(&plan, &shape, query.as_f32()?, output.as_f32_mut()?)
                 .map_err(|error| error.to_string())
         };
         host_op_single("attention", &inputs, &output, Dtype::Float32, kernel)
+    }
+
+    fn tap(&mut self, taps: Vec<Tap>) -> Vec<Tap> {
+        self.taps[0] = taps.into();
+        Vec::new()
+    }
+
+    fn give(&mut self, tap: &Tap) -> Result<()> {
+        self.layers.iter().enumerate().try_for_each(|(layer, pool)| {
+            let pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.give(layer, tap).map_err(|error| defect(&error.to_string()))
+        })
+    }
+
+    fn put(
+        &mut self,
+        layer: &PutLayer<'_>,
+        blocks: &[(usize, BlockId)],
+        source: &dyn BlockSource,
+    ) -> Result<()> {
+        let mut pool = self.layers[layer.number].lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, side) in pool.sides.iter_mut().enumerate() {
+            for &(block, id) in blocks {
+                let image = side.block_mut(id.0).map_err(|error| defect(&error.to_string()))?;
+                source.read(ImagePlace { layer: layer.number, side: number, block }, image);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -89,6 +131,14 @@ impl LayerPool {
             }
         }
         Ok(())
+    }
+
+    /// Gives a tap's blocks of this layer.
+    fn give(&self, layer: usize, tap: &Tap) -> std::result::Result<(), ShapeError> {
+        tap.give(layer, |side, block, take| {
+            take(self.sides[side].block(block.0)?);
+            Ok(())
+        })
     }
 
     fn attend(

@@ -10,6 +10,7 @@ mod cuda;
 mod encoding;
 mod graph;
 mod host;
+mod images;
 mod rows;
 #[cfg(test)]
 mod twins;
@@ -21,7 +22,9 @@ pub(crate) use host::HostKv;
 
 use mlxcel_mlx_bridge::{Array, Result};
 
+use crate::blocks::BlockId;
 use crate::decoder::{Attention, StepInputs};
+use crate::transfer::{BlockSource, CacheLayout, LayerHeads, Tap};
 
 /// The KV cache of one rank.
 ///
@@ -46,6 +49,36 @@ pub(crate) trait KvCache {
         query_key_value: [&Array; 3],
         step: &StepInputs,
     ) -> Result<Array>;
+
+    /// Has the step that is begun next give blocks to the sinks of `taps`, layer by layer, as it writes them. Where
+    /// that cannot be done on the way, the taps come back, to be given when the step is done.
+    fn tap(&mut self, taps: Vec<Tap>) -> Vec<Tap>;
+
+    /// Gives a tap's blocks, all layers, as they are after the last step that was built.
+    ///
+    /// # Errors
+    /// When the pool has no such block, or MLX refuses.
+    fn give(&mut self, tap: &Tap) -> Result<()>;
+
+    /// Takes a layer's images of `blocks`, given by their numbers in the prompt and in the pool, from `source`. No step
+    /// under way uses these blocks.
+    ///
+    /// # Errors
+    /// As [`give`](Self::give).
+    fn put(
+        &mut self,
+        layer: &PutLayer<'_>,
+        blocks: &[(usize, BlockId)],
+        source: &dyn BlockSource,
+    ) -> Result<()>;
+}
+
+/// A layer whose blocks are put.
+pub(crate) struct PutLayer<'a> {
+    pub(crate) number: usize,
+    pub(crate) heads: &'a LayerHeads,
+    /// Which the cache is described by.
+    pub(crate) layout: &'a CacheLayout,
 }
 
 /// What attention computes in one layer.

@@ -1,6 +1,8 @@
 //! Attention of the CPU and of our CUDA kernel over their pools held against plain MLX operations over theirs, step by
 //! step. The CUDA ones need an NVIDIA device: `bench/gpu/README.md` says how to run them on one.
 
+mod exchange;
+
 use std::rc::Rc;
 
 use mlxcel_kernels::KvDtype;

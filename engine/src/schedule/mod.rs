@@ -4,6 +4,7 @@
 //! `serving` executes its plans.
 
 mod admission;
+mod imports;
 mod member;
 mod plan;
 mod planning;
@@ -15,5 +16,6 @@ mod service;
 mod tests;
 
 pub use admission::{Admission, AdmissionError, Client};
+pub use imports::ImportRefusal;
 pub use plan::{SampledSpan, SequenceId, Span, StepPlan, Token};
 pub use scheduler::{Scheduler, SchedulerLimits};

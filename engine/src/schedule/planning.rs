@@ -189,14 +189,18 @@ impl Scheduler {
         let tokens = &self.queue.get(next)?.tokens;
         let mut table = self.store.attach(tokens);
         let needed = self.store.needed(&table, tokens.len() - table.tokens());
-        let reserve = match self.running.len() {
-            0 => 0,
-            running => (running + 1).max(self.store.total() / 100),
-        };
-        if needed + reserve <= self.store.available() && self.store.claim_state(&mut table).is_ok() {
+        if needed + self.reserve() <= self.store.available() && self.store.claim_state(&mut table).is_ok() {
             return Some(table);
         }
         self.store.release(table);
         None
+    }
+
+    /// Blocks to be left for what runs.
+    pub(super) fn reserve(&self) -> usize {
+        match self.running.len() {
+            0 => 0,
+            running => (running + 1).max(self.store.total() / 100),
+        }
     }
 }

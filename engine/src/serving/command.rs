@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 
+use super::exporting::Export;
+use super::importing::Import;
 use super::preparing::OutputMarkup;
 use crate::api::{EngineState, EventSink};
 use crate::grammar::Compiled;
@@ -15,6 +18,10 @@ pub(super) enum Command {
     Start(Box<Start>),
     /// End the request of this id.
     Cancel(String),
+    /// Say how many leading blocks of these tokens are cached.
+    Cached(Vec<u32>, SyncSender<usize>),
+    /// Take a prefix over.
+    Import(Import),
 }
 
 /// A request whose prompt is tokens.
@@ -33,6 +40,8 @@ pub(super) struct Start {
     pub(super) grammar_after: Option<u32>,
     pub(super) markup: Option<OutputMarkup>,
     pub(super) events: EventSink,
+    /// Of the first choice's prompt.
+    pub(super) export: Option<Export>,
 }
 
 /// The engine's state as anyone may read it at any time.

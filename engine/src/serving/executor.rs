@@ -1,11 +1,14 @@
 //! Who computes the steps that an engine plans: the device of this process, or a replica of several ranks.
 
-use mlxcel_mlx_bridge::{Array, Result};
+use mlxcel_mlx_bridge::{Array, Error, Result};
 
+use crate::blocks::BlockId;
 use crate::decoder::{Drawn, Execution, Model, SampledTokens, StepOutput};
+use crate::kv::PutLayer;
 use crate::sampling::Draw;
 use crate::schedule::StepPlan;
 use crate::state::MixerCache;
+use crate::transfer::{BlockSource, Tap};
 
 /// Computes steps, in the order they are given. Lives on the engine's thread.
 pub(crate) trait StepExecutor {
@@ -28,6 +31,21 @@ pub(crate) trait StepExecutor {
 
     /// Bytes of KV cache that a block takes on this device, in all its layers.
     fn kv_block_bytes(&self) -> u64;
+
+    /// As [`KvCache::tap`]; an executor that gives no blocks away is never asked to.
+    fn tap(&mut self, taps: Vec<Tap>) -> Vec<Tap> {
+        taps
+    }
+
+    /// As [`KvCache::give`].
+    fn give(&mut self, _: &Tap) -> Result<()> {
+        Err(Error::argument("give", "this executor gives no blocks away"))
+    }
+
+    /// As [`KvCache::put`].
+    fn put(&mut self, _: &PutLayer<'_>, _: &[(usize, BlockId)], _: &dyn BlockSource) -> Result<()> {
+        Err(Error::argument("put", "this executor takes no blocks over"))
+    }
 
     /// Stages that work at a time, each on a step of its own.
     fn stages(&self) -> usize {
@@ -74,5 +92,22 @@ impl StepExecutor for Local {
 
     fn kv_block_bytes(&self) -> u64 {
         self.model.kv_block_bytes()
+    }
+
+    fn tap(&mut self, taps: Vec<Tap>) -> Vec<Tap> {
+        self.cache.kv.tap(taps)
+    }
+
+    fn give(&mut self, tap: &Tap) -> Result<()> {
+        self.cache.kv.give(tap)
+    }
+
+    fn put(
+        &mut self,
+        layer: &PutLayer<'_>,
+        blocks: &[(usize, BlockId)],
+        source: &dyn BlockSource,
+    ) -> Result<()> {
+        self.cache.kv.put(layer, blocks, source)
     }
 }

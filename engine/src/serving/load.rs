@@ -26,6 +26,7 @@ use crate::schedule::{Scheduler, SchedulerLimits};
 use crate::state::{block_store, snapshot_bytes_per_block};
 use crate::text::{TextCodec, TextError};
 use crate::trace::Trace;
+use crate::transfer::{CacheDescription, ModelIdentity};
 
 /// Most sequences in one step, unless the options say otherwise: on a CPU, and on a GPU, where they share the
 /// reading of the weights.
@@ -171,6 +172,7 @@ struct Loaded {
     weight_bytes: u64,
     lookup_tokens: usize,
     drafter: Option<Drafter>,
+    cache: Option<CacheDescription>,
     trace: Option<TraceRows>,
 }
 
@@ -193,6 +195,8 @@ impl Loaded {
         refuse_guesses(path, &description, options)?;
         let model = Model::load(description, &checkpoint, device.execution(), options.quantize, progress)?;
         let model = model.with_kv_dtype(options.kv_dtype);
+        let identity = ModelIdentity::of(&model.description, &checkpoint, options.quantize);
+        let cache = CacheDescription::of(&model, identity);
         let step_tokens = STEP_TOKENS[usize::from(device.has_wide_steps())];
         let draft = options.draft.as_ref();
         let draft = draft.map(|draft| draft::load(draft, &codec, &device, progress)).transpose()?;
@@ -221,7 +225,18 @@ impl Loaded {
         };
         let lookup_tokens = options.lookup_tokens as usize;
         let trace = options.trace.as_ref().map(|trace| trace_rows(trace, path));
-        Ok(Self { model, codec, context_tokens, limits, blocks, weight_bytes, lookup_tokens, drafter, trace })
+        Ok(Self {
+            model,
+            codec,
+            context_tokens,
+            limits,
+            blocks,
+            weight_bytes,
+            lookup_tokens,
+            drafter,
+            cache,
+            trace,
+        })
     }
 
     fn start(self) -> Result<(EngineThread, EngineHandle), LoadError> {
@@ -231,7 +246,8 @@ impl Loaded {
         let store = block_store(self.blocks, self.limits.max_sequences, bytes);
         let scheduler = Scheduler::new(self.limits, store);
         let codec = Arc::new(self.codec);
-        let handle = EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state));
+        let handle =
+            EngineHandle::new(commands, Arc::clone(&codec), Arc::clone(&state)).with_cache(self.cache);
         let executor = Box::new(Local::new(self.model, self.blocks));
         let thread = EngineThread::new((executor, codec), scheduler, receiver, state, self.trace)
             .map_err(|error| LoadError::Thread(format!("could not start one for delivery: {error}")))?;

@@ -42,8 +42,11 @@ impl EngineThread {
         let room = max_new_tokens(prompt_tokens, start.limits.max_tokens, self.context_tokens());
         let queued = room.and_then(|max_new_tokens| {
             let answer = answer.clone();
-            let opening = Opening { start, answer, max_new_tokens, arrival: self.since_begin() };
+            let mut opening = Opening { start, answer, max_new_tokens, arrival: self.since_begin() };
             let first = self.open(&opening, 0)?;
+            if let Some(export) = opening.start.export.take() {
+                self.exports.insert(first, export);
+            }
             if opening.start.options.choices > 1 {
                 self.openings.insert(first, opening);
             }

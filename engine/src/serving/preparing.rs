@@ -56,6 +56,7 @@ pub(super) fn prepare(
                 grammar_after: parts.grammar_after,
                 markup: parts.markup,
                 events,
+                export: None,
             };
             Ok((start, parts.grammar))
         }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use mlxcel_mlx_bridge::{Array, Dtype, Result, async_eval, eval};
 
 use super::command::UnderWay;
+use super::exporting::Taps;
 use super::sampled::{StepChoices, choose, sample};
 use super::sequence::Sequence;
 use super::stream::Ending;
@@ -33,6 +34,8 @@ pub(super) struct Launched {
     decodes: Option<usize>,
     at: Instant,
     outcome: Outcome,
+    /// What is given away when it is done.
+    taps: Taps,
 }
 
 enum Outcome {
@@ -114,10 +117,11 @@ fn launch(engine: &mut EngineThread) -> Result<Option<Launched>, LaunchError> {
     let (at, begin) = (Instant::now(), engine.recorder.begin());
     let decodes = plan.spans.iter().all(|span| span.samples == span.tokens.len()).then(|| plan.len());
     let under_way = engine.state.step(plan.len());
+    let taps = engine.tap(&plan);
     let outcome = compute(engine, plan);
     engine.recorder.end("build", begin, figures);
     match outcome {
-        Ok(outcome) => Ok(Some(Launched { members, under_way, decodes, at, outcome })),
+        Ok(outcome) => Ok(Some(Launched { members, under_way, decodes, at, outcome, taps })),
         Err(error) => Err((members, error)),
     }
 }
@@ -193,7 +197,7 @@ fn read(engine: &mut EngineThread, step: Launched) {
     drop(step.under_way);
     engine.learn_cost(step.decodes, step.at);
     let begin = engine.recorder.begin();
-    let done = done.and_then(|()| {
+    let done = done.and_then(|()| engine.give(&step.taps)).and_then(|()| {
         // What the step wrote is in the pool now, and others may share it.
         step.members.iter().for_each(|&(name, tokens)| engine.scheduler.computed(name, tokens));
         match &step.outcome {

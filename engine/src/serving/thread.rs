@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::command::{Command, SharedState};
+use super::command::{Command, SharedState, Start};
 use super::compiling::Compiling;
 use super::delivery::{Delivery, TraceRows, Update};
 use super::drafter::Drafter;
 use super::executor::StepExecutor;
+use super::exporting::Export;
+use super::importing::Importing;
 use super::opening::Opening;
 use super::preparing::prepare;
 use super::recorder::Recorder;
@@ -24,6 +26,7 @@ use crate::event::{Event, GenerateError};
 use crate::request::Request;
 use crate::schedule::{Scheduler, SequenceId};
 use crate::text::TextCodec;
+use crate::transfer::{CacheDescription, PrefixDoor};
 
 /// Talks to the engine's thread; ends it when dropped.
 pub(super) struct EngineHandle {
@@ -32,12 +35,21 @@ pub(super) struct EngineHandle {
     codec: Arc<TextCodec>,
     compiling: Compiling,
     state: Arc<SharedState>,
+    /// Of the cache, where prefixes can be moved in and out.
+    pub(super) cache: Option<Arc<CacheDescription>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl EngineHandle {
     pub(super) fn new(commands: Sender<Command>, codec: Arc<TextCodec>, state: Arc<SharedState>) -> Self {
-        Self { commands: Mutex::new(Some(commands)), codec, compiling: Compiling::new(), state, thread: None }
+        let (compiling, cache, thread) = (Compiling::new(), None, None);
+        Self { commands: Mutex::new(Some(commands)), codec, compiling, state, cache, thread }
+    }
+
+    /// Lets prefixes be moved in and out of a cache that can be described.
+    pub(super) fn with_cache(mut self, cache: Option<CacheDescription>) -> Self {
+        self.cache = cache.map(Arc::new);
+        self
     }
 
     /// Makes dropping the handle wait for the thread.
@@ -46,8 +58,19 @@ impl EngineHandle {
         self
     }
 
+    pub(super) fn codec(&self) -> &TextCodec {
+        &self.codec
+    }
+
+    /// Hands a request over that has no grammar to be compiled.
+    pub(super) fn begin(&self, start: Start) {
+        if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
+            (start.events)(Event::Failed(GenerateError::Internal(GONE.to_owned())));
+        }
+    }
+
     /// Gives the command back when the thread is gone.
-    fn send(&self, command: Command) -> Result<(), Command> {
+    pub(super) fn send(&self, command: Command) -> Result<(), Command> {
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         match commands.as_ref() {
             Some(sender) => sender.send(command).map_err(|error| error.0),
@@ -66,10 +89,7 @@ impl Engine for EngineHandle {
         match (grammar, commands) {
             (Some(grammar), Some(commands)) => self.compiling.submit(start, grammar, &self.codec, commands),
             _ => {
-                if let Err(Command::Start(mut start)) = self.send(Command::Start(Box::new(start))) {
-                    let gone = "the engine has ended; load the model again".to_owned();
-                    (start.events)(Event::Failed(GenerateError::Internal(gone)));
-                }
+                self.begin(start);
             }
         }
     }
@@ -83,6 +103,10 @@ impl Engine for EngineHandle {
 
     fn state(&self) -> EngineState {
         self.state.read()
+    }
+
+    fn prefixes(&self) -> Option<&dyn PrefixDoor> {
+        self.cache.is_some().then_some(self)
     }
 }
 
@@ -104,6 +128,10 @@ pub(super) struct EngineThread {
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
     /// Requests of which only the first choice has been queued, by its name.
     pub(super) openings: BTreeMap<SequenceId, Opening>,
+    /// Sequences whose prompts' blocks are given away.
+    pub(super) exports: BTreeMap<SequenceId, Export>,
+    /// Prefixes being taken over, the first to be done first.
+    pub(super) imports: VecDeque<Importing>,
     /// The steps under way, the first to be done first.
     pub(super) launched: VecDeque<Launched>,
     /// Most tokens to guess ahead from a sequence's own text.
@@ -139,6 +167,8 @@ impl EngineThread {
             scheduler,
             sequences: BTreeMap::new(),
             openings: BTreeMap::new(),
+            exports: BTreeMap::new(),
+            imports: VecDeque::new(),
             launched: VecDeque::new(),
             lookup_tokens: 0,
             drafter: None,
@@ -162,6 +192,7 @@ impl EngineThread {
     pub(super) fn run(mut self) {
         while self.take_commands() {
             self.expire();
+            self.go_on_importing();
             let step = catch_unwind(AssertUnwindSafe(|| advance(&mut self)));
             if step.is_err() {
                 self.end_all(&|| {
@@ -174,6 +205,7 @@ impl EngineThread {
             self.flush();
         }
         settle(&mut self);
+        self.end_imports();
         self.end_all(&|| Ending::Cancelled);
     }
 
@@ -182,7 +214,7 @@ impl EngineThread {
         for name in self.delivery.stopped() {
             self.remove(name);
         }
-        if self.sequences.is_empty() {
+        if self.sequences.is_empty() && self.imports.is_empty() {
             settle(self);
             self.publish();
             match self.commands.recv() {
@@ -207,6 +239,9 @@ impl EngineThread {
                     self.end(name, Ending::Cancelled);
                 }
             }
+            // Who asks may have gone.
+            Command::Cached(tokens, reply) => drop(reply.send(self.scheduler.cached(&tokens))),
+            Command::Import(import) => self.begin_import(import),
         }
     }
 
@@ -244,6 +279,7 @@ impl EngineThread {
     pub(super) fn remove(&mut self, name: SequenceId) {
         self.scheduler.remove(name);
         self.sequences.remove(&name);
+        self.exports.remove(&name);
     }
 
     /// Ends a sequence that has not ended; a failure ends the other choices of its request with it.
@@ -286,3 +322,6 @@ impl EngineThread {
         self.state.publish(&self.scheduler, held * self.executor.kv_block_bytes());
     }
 }
+
+/// What is said to who asks an engine that has ended.
+pub(super) const GONE: &str = "the engine has ended; load the model again";

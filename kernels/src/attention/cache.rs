@@ -101,6 +101,28 @@ impl KvSide {
         Ok(())
     }
 
+    /// A block's bytes: its heads one after the other.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the pool has no such block.
+    pub fn block(&self, block: u32) -> Result<&[u8], ShapeError> {
+        self.shape.check_table(&[block], 0)?;
+        let words = self.shape.kv_heads * self.plane_bytes() / 4;
+        let first = block as usize * words;
+        Ok(bytemuck::cast_slice(&self.words[first..first + words]))
+    }
+
+    /// The same, to be written: with the bytes of a block of another pool of the same heads and dtype.
+    ///
+    /// # Errors
+    /// As [`block`](Self::block).
+    pub fn block_mut(&mut self, block: u32) -> Result<&mut [u8], ShapeError> {
+        self.shape.check_table(&[block], 0)?;
+        let words = self.shape.kv_heads * self.plane_bytes() / 4;
+        let first = block as usize * words;
+        Ok(bytemuck::cast_slice_mut(&mut self.words[first..first + words]))
+    }
+
     /// The values of one token's head, as attention reads them, but for the last digit of what is made of codes.
     ///
     /// # Errors

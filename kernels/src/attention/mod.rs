@@ -7,6 +7,7 @@
 mod cache;
 mod few;
 mod plan;
+mod rows;
 mod soft_cap;
 mod storage;
 mod tile;

@@ -71,7 +71,7 @@ impl KvDtype {
     }
 
     /// Those of the numbers alone.
-    pub(super) fn value_bytes(self, head_dim: usize) -> usize {
+    pub fn value_bytes(self, head_dim: usize) -> usize {
         match self {
             Self::F32 => 4 * head_dim,
             Self::F16 => 2 * head_dim,

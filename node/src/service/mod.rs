@@ -19,8 +19,8 @@ use mlxcel_protocol::PROTOCOL_VERSION;
 use mlxcel_protocol::v1::node_server::Node;
 use mlxcel_protocol::v1::{
     Beat, CancelReply, CancelRequest, GenerateEvent, GenerateRequest, HelloReply, HelloRequest,
-    JoinReplicaRequest, LoadModelRequest, LoadProgress, NodeState, UnloadModelReply, UnloadModelRequest,
-    WatchBeatsRequest, WatchStateRequest,
+    JoinReplicaRequest, LoadModelRequest, LoadProgress, MovePrefixEvent, MovePrefixRequest, NodeState,
+    UnloadModelReply, UnloadModelRequest, WatchBeatsRequest, WatchStateRequest,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -52,6 +52,7 @@ impl Node for Session {
     type JoinReplicaStream = EventsOf<LoadProgress>;
     type LoadModelStream = EventsOf<LoadProgress>;
     type GenerateStream = EventsOf<GenerateEvent>;
+    type MovePrefixStream = EventsOf<MovePrefixEvent>;
 
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let request = request.into_inner();
@@ -119,6 +120,17 @@ impl Node for Session {
         let requests = request.into_inner().filter_map(|request| std::future::ready(request.ok()));
         let progress = self.host.join_replica(requests);
         Ok(Response::new(progress.map(Ok).boxed()))
+    }
+
+    async fn move_prefix(
+        &self,
+        request: Request<Streaming<MovePrefixRequest>>,
+    ) -> Result<Response<Self::MovePrefixStream>, Status> {
+        self.admit()?;
+        // A call that breaks says no more than one that ends.
+        let requests = request.into_inner().filter_map(|request| std::future::ready(request.ok()));
+        let events = self.host.move_prefix(requests);
+        Ok(Response::new(events.map(Ok).boxed()))
     }
 
     async fn generate(

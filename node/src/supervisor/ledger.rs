@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlxcel_protocol::v1::{
     CancelRequest, FailureKind, GenerateEvent, GenerateRequest, LoadProgress, ModelState, ModelStatus,
-    UnloadModelRequest, WorkerCommand, WorkerGenerate, WorkerLoad, WorkerLoadProgress, WorkerMeet,
-    generate_event, load_progress, worker_command,
+    MovePrefixEvent, MovePrefixRequest, UnloadModelRequest, WorkerCommand, WorkerGenerate, WorkerLoad,
+    WorkerLoadProgress, WorkerMeet, WorkerMovePrefix, WorkerMovedPrefix, generate_event, load_progress,
+    worker_command,
 };
+use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use crate::events::EventSender;
-use crate::wire;
+use crate::{moves, wire};
 
 /// Counts as one request for as long as it lives.
 pub(crate) struct InFlight(Arc<AtomicUsize>);
@@ -45,6 +47,8 @@ pub(crate) struct Dispatch {
 pub(crate) struct Ledger {
     running: HashMap<String, (EventSender<GenerateEvent>, InFlight)>,
     models: BTreeMap<String, Model>,
+    /// Moves of prefixes that the worker has an end of.
+    moves: HashMap<u64, mpsc::UnboundedSender<MovePrefixEvent>>,
     /// As the worker last reported it.
     reported: Vec<ModelState>,
 }
@@ -107,6 +111,39 @@ impl Ledger {
         Some(command(worker_command::Kind::Load(load)))
     }
 
+    /// Begins a move, or ends it at once when there is no worker.
+    pub(crate) fn begin_move(
+        &mut self,
+        id: u64,
+        (first, events): (MovePrefixRequest, mpsc::UnboundedSender<MovePrefixEvent>),
+        unready: Option<&str>,
+    ) -> Option<WorkerCommand> {
+        if let Some(reason) = unready {
+            let message = format!("the worker is being restarted: {reason}");
+            // Who asks may have gone, here and below.
+            let _ = events.send(moves::failed(FailureKind::Overloaded, message));
+            return None;
+        }
+        self.moves.insert(id, events);
+        self.tell_move(id, Some(first))
+    }
+
+    /// What a move is told; nothing gives it up.
+    pub(crate) fn tell_move(&mut self, id: u64, request: Option<MovePrefixRequest>) -> Option<WorkerCommand> {
+        let known = match request {
+            Some(_) => self.moves.contains_key(&id),
+            None => self.moves.remove(&id).is_some(),
+        };
+        let told = WorkerMovePrefix { move_id: id, request };
+        known.then(|| command(worker_command::Kind::MovePrefix(told)))
+    }
+
+    pub(crate) fn moved(&self, moved: WorkerMovedPrefix) {
+        if let (Some(events), Some(event)) = (self.moves.get(&moved.move_id), moved.event) {
+            let _ = events.send(event);
+        }
+    }
+
     /// What a rank is told, if it is still wanted.
     pub(crate) fn meet(&self, meet: WorkerMeet) -> Option<WorkerCommand> {
         let wanted = self.models.get(&meet.served_name).is_some_and(|model| model.sent);
@@ -138,6 +175,9 @@ impl Ledger {
     pub(crate) fn lost(&mut self, kind: FailureKind, reason: &str) {
         for (_, (events, _)) in self.running.drain() {
             events.send(wire::failed(kind, reason));
+        }
+        for (_, events) in self.moves.drain() {
+            let _ = events.send(moves::failed(kind, reason));
         }
         self.reported.clear();
         for model in self.models.values_mut().filter(|model| model.sent && !model.proven) {

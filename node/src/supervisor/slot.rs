@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mlxcel_protocol::v1::{
-    FailureKind, GenerateEvent, GenerateRequest, LoadProgress, WorkerEvent, WorkerHealth, WorkerLoad,
-    WorkerMeet, WorkerReady, WorkerState, worker_event,
+    FailureKind, GenerateEvent, GenerateRequest, LoadProgress, MovePrefixEvent, MovePrefixRequest,
+    WorkerEvent, WorkerHealth, WorkerLoad, WorkerMeet, WorkerReady, WorkerState, worker_event,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -45,6 +45,8 @@ enum Command {
     Unload(String, oneshot::Sender<bool>),
     Generate(Box<Dispatch>),
     Cancel(String),
+    BeginMove(u64, MovePrefixRequest, mpsc::UnboundedSender<MovePrefixEvent>),
+    TellMove(u64, Option<MovePrefixRequest>),
     Stop,
 }
 
@@ -142,6 +144,22 @@ impl Slot {
 
     pub(crate) fn cancel(&self, id: String) {
         self.send(Command::Cancel(id));
+    }
+
+    /// Begins a move of a prefix under a number no other has had; what the worker says.
+    pub(crate) fn begin_move(
+        &self,
+        id: u64,
+        first: MovePrefixRequest,
+    ) -> mpsc::UnboundedReceiver<MovePrefixEvent> {
+        let (events, stream) = mpsc::unbounded_channel();
+        self.send(Command::BeginMove(id, first, events));
+        stream
+    }
+
+    /// Tells a move something; without a request it is given up, if it has not ended.
+    pub(crate) fn tell_move(&self, id: u64, request: Option<MovePrefixRequest>) {
+        self.send(Command::TellMove(id, request));
     }
 
     /// Ends the requests and the worker, and waits until the process is gone.
@@ -269,6 +287,11 @@ impl Shell {
                 self.ledger.generate(*dispatch, unready)
             }
             Command::Cancel(id) => self.ledger.cancel(&id),
+            Command::BeginMove(id, first, events) => {
+                let unready = (!ready).then(|| self.lifecycle.reason());
+                self.ledger.begin_move(id, (first, events), unready)
+            }
+            Command::TellMove(id, request) => self.ledger.tell_move(id, request),
             Command::Stop => None,
         };
         if let (Some(command), Some(process)) = (command, &self.process) {
@@ -298,6 +321,7 @@ impl Shell {
             Some(Kind::Load(load)) => self.ledger.load_progressed(load),
             Some(Kind::Generate(generated)) => self.ledger.generated(generated, self.index),
             Some(Kind::Beat(beat)) => self.pulse.beats(&beat, Instant::now()),
+            Some(Kind::MovedPrefix(moved)) => self.ledger.moved(moved),
             Some(Kind::Models(models)) => self.ledger.reported(models.models),
             None => warn!(device = self.index, "the worker sent an event of unknown kind"),
         }

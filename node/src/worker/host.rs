@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use mlxcel_engine::replica::Follower;
 use mlxcel_engine::{Engine, LoadOptions, LoadStep};
 use mlxcel_protocol::v1::{
-    FailureKind, GenerateEvent, GenerateRequest, ModelState, WorkerCommand, WorkerEvent, WorkerGenerate,
-    WorkerLoad, WorkerMeet, WorkerModels, worker_command, worker_event,
+    FailureKind, GenerateEvent, GenerateRequest, ModelState, MovePrefixRequest, WorkerCommand, WorkerEvent,
+    WorkerGenerate, WorkerLoad, WorkerMeet, WorkerModels, worker_command, worker_event,
 };
 use tracing::warn;
 
 use super::beat::Heart;
 use super::loader::{Job, Joined, LoadError, Loaded, load_event};
 use super::meeting::Listening;
+use super::moving::Moves;
 use super::outbox::Outbox;
 use super::{WorkerError, WorkerOptions};
 use crate::wire;
@@ -40,6 +41,8 @@ pub(super) enum Input {
         reason: String,
     },
     RequestEnded(String),
+    /// A prefix is no longer on its way.
+    MoveEnded(u64),
 }
 
 /// What comes after an input.
@@ -56,6 +59,7 @@ pub(super) struct Host {
     jobs: mpsc::Sender<Job>,
     models: BTreeMap<String, Model>,
     running: HashMap<String, Running>,
+    moves: Moves,
     draining: bool,
     next_ticket: u64,
     published: Vec<ModelState>,
@@ -91,6 +95,7 @@ impl Host {
         inputs: mpsc::Sender<Input>,
         jobs: mpsc::Sender<Job>,
     ) -> Self {
+        let moves = Moves::new(outbox.clone(), inputs.clone());
         Self {
             options,
             outbox,
@@ -99,6 +104,7 @@ impl Host {
             jobs,
             models: BTreeMap::new(),
             running: HashMap::new(),
+            moves,
             draining: false,
             next_ticket: 0,
             published: Vec::new(),
@@ -117,6 +123,7 @@ impl Host {
                     drop_elsewhere(ended.engine);
                 }
             }
+            Input::MoveEnded(id) => self.moves.ended(id),
         }
         Next::Continue
     }
@@ -130,6 +137,7 @@ impl Host {
             Some(Kind::Generate(request)) => self.generate(request),
             Some(Kind::Cancel(cancel)) => self.cancel(&cancel.request_id),
             Some(Kind::Drain(_)) => self.draining = true,
+            Some(Kind::MovePrefix(it)) => self.move_prefix(it.move_id, it.request),
             None => warn!("a command of unknown kind"),
         }
     }
@@ -302,6 +310,7 @@ impl Host {
         for (id, running) in self.running.iter().filter(|(_, running)| running.model == name) {
             running.engine.cancel(id);
         }
+        self.moves.forget(name);
         if let Some(model) = self.models.remove(name) {
             give_up(model.phase);
         }
@@ -326,17 +335,7 @@ impl Host {
             let message = format!("a request id must be unique, {id} is running");
             return Err((FailureKind::InvalidRequest, message));
         }
-        let engine = match self.models.get(&model) {
-            Some(Model { phase: Phase::Ready(engine), .. }) => Arc::clone(engine),
-            Some(loading) if loading.is_loading() => {
-                return Err((FailureKind::Overloaded, format!("{model} is still loading")));
-            }
-            Some(_) => {
-                let message = format!("another device leads the replica of {model}");
-                return Err((FailureKind::ModelNotFound, message));
-            }
-            None => return Err((FailureKind::ModelNotFound, format!("{model} is not loaded"))),
-        };
+        let engine = self.engine(&model)?;
         let request = wire::request(wire_request).map_err(|rule| (FailureKind::InvalidRequest, rule))?;
 
         let (outbox, inputs, request_id) = (self.outbox.clone(), self.inputs.clone(), id.clone());
@@ -351,6 +350,37 @@ impl Host {
         });
         engine.submit(request, sink);
         Ok(())
+    }
+
+    /// Passes on what one end of a move is told, or begins it.
+    fn move_prefix(&mut self, id: u64, request: Option<MovePrefixRequest>) {
+        let first = match request {
+            Some(first) if !self.moves.has(id) => first,
+            request => return self.moves.tell(id, request),
+        };
+        let engine = match Moves::model(&first) {
+            Some(model) => self.engine(model),
+            None => Err((FailureKind::InvalidRequest, "a move of a prefix begins with a model".to_owned())),
+        };
+        match engine {
+            Ok(engine) => self.moves.begin(id, first, engine),
+            Err(refusal) => self.moves.refuse(id, refusal),
+        }
+    }
+
+    /// The engine that serves a model, or why there is none.
+    fn engine(&self, model: &str) -> Result<Arc<dyn Engine>, (FailureKind, String)> {
+        match self.models.get(model) {
+            Some(Model { phase: Phase::Ready(engine), .. }) => Ok(Arc::clone(engine)),
+            Some(loading) if loading.is_loading() => {
+                Err((FailureKind::Overloaded, format!("{model} is still loading")))
+            }
+            Some(_) => {
+                let message = format!("another device leads the replica of {model}");
+                Err((FailureKind::ModelNotFound, message))
+            }
+            None => Err((FailureKind::ModelNotFound, format!("{model} is not loaded"))),
+        }
     }
 
     fn cancel(&self, id: &str) {

@@ -8,6 +8,7 @@ mod host;
 mod loader;
 mod meeting;
 mod mlx;
+mod moving;
 mod outbox;
 
 use std::io::{Read, Write};

@@ -3,6 +3,7 @@
 
 mod ending;
 mod joining;
+mod prefixes;
 mod replicas;
 mod support;
 mod trust;

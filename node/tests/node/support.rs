@@ -131,9 +131,16 @@ impl Router {
     pub(crate) async fn load(&mut self, model: &str, name: &str) -> Result<(), Failure> {
         let request =
             LoadModelRequest { model: model.into(), served_name: name.into(), ..LoadModelRequest::default() };
+        self.load_with(request).await
+    }
+
+    /// How it ended.
+    pub(crate) async fn load_with(&mut self, request: LoadModelRequest) -> Result<(), Failure> {
+        let name = request.served_name.clone();
         let mut progress = self.client.load_model(request).await.expect("admitted").into_inner();
         loop {
-            let step = timeout(LONG, progress.message()).await.expect("in time");
+            // Real engines measure their device and read their weights.
+            let step = timeout(6 * LONG, progress.message()).await.expect("in time");
             match step.expect("stream").expect("an end").kind.expect("kind") {
                 load_progress::Kind::Step(_) => {}
                 load_progress::Kind::Ready(state) => {

@@ -159,9 +159,19 @@ async fn whole(mut answering: Answering) -> Result<Response, ApiError> {
             Piece::Finished(finished) => {
                 let heading = &answering.heading;
                 let choices = choices.finish(heading, &finished);
-                return Ok(Json(heading.whole(choices, &finished)).into_response());
+                let mut response = Json(heading.whole(choices, &finished)).into_response();
+                tell_route(&answering.run, &mut response);
+                return Ok(response);
             }
         }
+    }
+}
+
+/// Says which node answers, where the prompt was computed, and why there.
+fn tell_route(run: &Run, response: &mut Response) {
+    // It is made of names and numbers.
+    if let Some(Ok(value)) = run.route().map(http::HeaderValue::from_str) {
+        response.headers_mut().insert(ROUTE_HEADER, value);
     }
 }
 
@@ -169,6 +179,8 @@ fn stream(answering: Answering, first: Piece) -> Response {
     let choices = answering.heading.choices;
     let openings = (0..choices).filter_map(|index| answering.heading.opening(index));
     let mut events: Vec<Event> = openings.map(|opening| event(&opening)).collect();
+    let mut route = Response::default();
+    tell_route(&answering.run, &mut route);
     let mut streamed = Streamed::new(choices);
     let going = Going {
         over: part(&answering, &mut streamed, Ok(first), &mut events),
@@ -182,6 +194,7 @@ fn stream(answering: Answering, first: Piece) -> Response {
     // Proxies that gather responses would hold tokens back.
     let no = http::HeaderValue::from_static("no");
     response.headers_mut().insert("x-accel-buffering", no);
+    response.headers_mut().extend(route.into_parts().0.headers);
     response
 }
 
@@ -246,6 +259,7 @@ fn event(json: &Value) -> Event {
 }
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
+const ROUTE_HEADER: &str = "x-mlxcel-route";
 
 /// A day.
 const MOST_TIMEOUT_MILLIS: u64 = 86_400_000;

@@ -9,6 +9,7 @@ pub(crate) mod cost;
 pub(crate) mod dispatch;
 pub(crate) mod fleet;
 pub(crate) mod member;
+pub(crate) mod prefill;
 pub(crate) mod prefixes;
 pub(crate) mod queue;
 pub(crate) mod refusal;

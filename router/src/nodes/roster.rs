@@ -255,6 +255,19 @@ impl Roster {
         self.lock().queue.len()
     }
 
+    /// Nodes that serve a model and can move its prefixes.
+    pub(crate) fn movers(&self, model: &str) -> Vec<NodeId> {
+        let moves = |report: &Report| report.serves(model) && report.can_rank && !report.draining;
+        let guard = self.lock();
+        let able = guard.fleet.alive().filter(|(_, member)| moves(&member.report));
+        able.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// The connection to a node.
+    pub(crate) fn link(&self, node: &NodeId) -> Option<Link> {
+        self.lock().links.get(node).cloned()
+    }
+
     /// A request has left its node.
     pub(crate) fn release(&self, pick: &Pick) {
         let now = now();

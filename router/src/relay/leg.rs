@@ -15,7 +15,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use super::Piece;
 use crate::core::attempt::Happening;
-use crate::core::fleet::Pick;
+use crate::core::fleet::{NodeId, Pick};
 use crate::nodes::roster::{Link, Roster};
 
 /// A request on a node.
@@ -61,6 +61,11 @@ impl Leg {
 
     pub(super) fn pick(&mut self) -> &mut Pick {
         &mut self.pick
+    }
+
+    /// Where it is.
+    pub(super) const fn node(&self) -> &NodeId {
+        &self.pick.node
     }
 
     /// What happens next on the node, with the answer's part it carries. Cancel safe.

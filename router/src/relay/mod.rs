@@ -6,6 +6,7 @@
 mod assemble;
 mod leg;
 mod load;
+mod prefill;
 mod told;
 pub(crate) mod turn;
 
@@ -18,12 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::attempt::{Attempt, Verdict, Watch};
 use crate::core::cost::Ask;
+use crate::core::fleet::NodeId;
 use crate::core::prefixes::Cuts;
 use crate::core::queue::Claim;
 use crate::core::refusal::Refusal;
 use crate::metrics::{InFlight, Metrics};
-use crate::nodes::roster::{Order, Roster, now};
+use crate::nodes::roster::{Link, Order, Roster, now};
 use leg::Leg;
+pub(crate) use prefill::Prefills;
+use prefill::{Pending, estimated_tokens};
 use told::Told;
 use turn::Turn;
 
@@ -36,6 +40,8 @@ pub(crate) struct Relay {
     pub(crate) stopping: CancellationToken,
     /// How long a request waits, in all, for a node to serve it.
     pub(crate) patience: Duration,
+    /// What is known of where prompts are best computed.
+    pub(crate) prefills: Prefills,
 }
 
 /// A part of an answer.
@@ -57,10 +63,13 @@ pub(crate) struct Run {
     legs: u32,
     /// When to look whether the node goes on.
     look_at: Instant,
-
     deadline: Option<Deadline>,
     told: Told,
     turn: Turn,
+    /// Until the answer begins.
+    pending: Option<Pending>,
+    /// Where it went and where its prompt was computed, for clients.
+    route: Option<String>,
     _in_flight: InFlight,
 }
 
@@ -87,8 +96,16 @@ impl Run {
             deadline,
             told: Told::default(),
             turn,
+            pending: None,
+            route: None,
             _in_flight: in_flight,
         }
+    }
+
+    /// Which node answers and where the prompt was computed, with the figures that decided it; known once the answer has
+    /// begun.
+    pub(crate) fn route(&self) -> Option<&str> {
+        self.route.as_deref()
     }
 
     /// The answer's next part. After `Finished` or an error nothing follows.
@@ -158,6 +175,10 @@ impl Run {
 
     /// Notes a part that is handed out; none where all of it has been before.
     fn handed_out(&mut self, piece: Piece) -> Option<Piece> {
+        self.pending = None;
+        if let (Piece::Finished(finished), Some(leg), 1) = (&piece, &self.leg, self.legs) {
+            self.relay.prefills.finished(leg.node(), &self.request.model, finished);
+        }
         match piece {
             Piece::Output(deltas) => {
                 let deltas = self.told.note(deltas);
@@ -165,6 +186,20 @@ impl Run {
             }
             finished @ Piece::Finished(_) => Some(finished),
         }
+    }
+
+    /// Has the prompt computed where that is quickest, before the request goes to the node that answers.
+    async fn prepare(&mut self, node: &NodeId, link: &Link) {
+        let Relay { prefills, roster, .. } = &self.relay;
+        let left = if self.legs == 1 {
+            let route = prefills.prepare(roster, (node, link), &self.request).await;
+            self.route = Some(route.told);
+            route.left
+        } else {
+            self.route = Some(format!("node={node}; leg={}", self.legs));
+            estimated_tokens(&self.request)
+        };
+        self.pending = Some(prefills.begins(node, left));
     }
 
     /// Waits for a node and sends the request there.
@@ -184,7 +219,10 @@ impl Run {
                     if let Some(deadline) = self.deadline {
                         request.deadline_micros = deadline.left_micros(now());
                     }
-                    return Ok(Leg::new(self.relay.roster.clone(), pick, link, request));
+                    let node = pick.node.clone();
+                    let leg = Leg::new(self.relay.roster.clone(), pick, link.clone(), request);
+                    self.prepare(&node, &link).await;
+                    return Ok(leg);
                 }
                 Order::Load(node, link) => {
                     let model = self.attempt.model().to_owned();

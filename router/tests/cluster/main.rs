@@ -8,4 +8,5 @@ mod faults;
 mod lifecycle;
 mod loading;
 mod node;
+mod prefill;
 mod rig;

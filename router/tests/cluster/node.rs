@@ -31,6 +31,7 @@ pub(crate) struct FakeNode {
     asked: mpsc::UnboundedReceiver<Asked>,
     loads: mpsc::UnboundedReceiver<LoadAsked>,
     cancels: mpsc::UnboundedReceiver<String>,
+    moves: mpsc::UnboundedReceiver<MoveAsked>,
     /// Requests seen while looking for another.
     early: VecDeque<Asked>,
     tasks: JoinSet<()>,
@@ -48,6 +49,12 @@ pub(crate) struct LoadAsked {
     progress: mpsc::Sender<Result<LoadProgress, Status>>,
 }
 
+/// One end of a move of a prefix.
+pub(crate) struct MoveAsked {
+    told: tonic::Streaming<MovePrefixRequest>,
+    said: mpsc::Sender<Result<MovePrefixEvent, Status>>,
+}
+
 struct Script {
     state: watch::Sender<NodeState>,
     silent: Arc<AtomicBool>,
@@ -57,6 +64,7 @@ struct Script {
     asked: mpsc::UnboundedSender<Asked>,
     loads: mpsc::UnboundedSender<LoadAsked>,
     cancels: mpsc::UnboundedSender<String>,
+    moves: mpsc::UnboundedSender<MoveAsked>,
 }
 
 impl FakeNode {
@@ -88,6 +96,7 @@ impl FakeNode {
         let (asked_tx, asked) = mpsc::unbounded_channel();
         let (loads_tx, loads) = mpsc::unbounded_channel();
         let (cancels_tx, cancels) = mpsc::unbounded_channel();
+        let (moves_tx, moves) = mpsc::unbounded_channel();
         let (hellos_tx, hellos) = mpsc::unbounded_channel();
         let script = Arc::new(Script {
             state: watch::Sender::new(state),
@@ -97,11 +106,13 @@ impl FakeNode {
             asked: asked_tx,
             loads: loads_tx,
             cancels: cancels_tx,
+            moves: moves_tx,
         });
         let id = identity.fingerprint().to_string();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, identity, Arc::clone(&script)));
-        let node = Self { address, id, script, asked, loads, cancels, early: VecDeque::new(), tasks };
+        let early = VecDeque::new();
+        let node = Self { address, id, script, asked, loads, cancels, moves, early, tasks };
         (node, hellos)
     }
 
@@ -134,6 +145,17 @@ impl FakeNode {
     pub(crate) async fn cancelled(&mut self) -> String {
         let cancelled = timeout(LIMIT, self.cancels.recv()).await;
         cancelled.expect("a cancellation should come").expect("node runs")
+    }
+
+    /// The next move that the node is to have an end of.
+    pub(crate) async fn move_asked(&mut self) -> MoveAsked {
+        let asked = timeout(LIMIT, self.moves.recv()).await;
+        asked.expect("a move should be asked for").expect("node runs")
+    }
+
+    /// Whether one has been asked for.
+    pub(crate) fn is_move_asked(&self) -> bool {
+        !self.moves.is_empty()
     }
 
     /// Changes what the node says about itself.
@@ -183,6 +205,14 @@ impl Asked {
         self.send(Kind::Finished(finished)).await;
     }
 
+    /// Ends, having computed a prompt of so many tokens in this time.
+    pub(crate) async fn finish_after_prefill(&self, prompt_tokens: u32, prefill: Duration) {
+        let prefill_micros = u64::try_from(prefill.as_micros()).expect("short");
+        let reason = FinishReason::Stop.into();
+        let finished = Finished { reason, prompt_tokens, prefill_micros, ..Finished::default() };
+        self.send(Kind::Finished(finished)).await;
+    }
+
     pub(crate) async fn fail(&self, kind: FailureKind, message: &str) {
         let failure = Failure { kind: kind.into(), message: message.to_owned() };
         self.send(Kind::Failed(failure)).await;
@@ -207,6 +237,25 @@ impl Asked {
     async fn send(&self, kind: Kind) {
         // A router that has dropped the stream is what some tests look for, elsewhere.
         let _ = self.events.send(Ok(GenerateEvent { kind: Some(kind) })).await;
+    }
+}
+
+impl MoveAsked {
+    /// What the router says next.
+    pub(crate) async fn told(&mut self) -> move_prefix_request::Kind {
+        let told = timeout(LIMIT, self.told.message()).await.expect("the router should say something");
+        told.expect("a stream").expect("not its end").kind.expect("a kind")
+    }
+
+    pub(crate) async fn say(&self, kind: move_prefix_event::Kind) {
+        // A router that has given up is what some tests look for.
+        let _ = self.said.send(Ok(MovePrefixEvent { kind: Some(kind) })).await;
+    }
+
+    /// Ends when the router has given the move up.
+    pub(crate) async fn dropped(&self) {
+        let dropped = timeout(LIMIT, self.said.closed()).await;
+        dropped.expect("the router should give the move up");
     }
 }
 
@@ -275,6 +324,7 @@ impl Node for Script {
     type LoadModelStream = ReceiverStream<Result<LoadProgress, Status>>;
     type JoinReplicaStream = ReceiverStream<Result<LoadProgress, Status>>;
     type GenerateStream = ReceiverStream<Result<GenerateEvent, Status>>;
+    type MovePrefixStream = ReceiverStream<Result<MovePrefixEvent, Status>>;
 
     async fn hello(&self, request: Request<HelloRequest>) -> Reply<HelloReply> {
         let _ = self.hellos.send(request.into_inner());
@@ -337,6 +387,15 @@ impl Node for Script {
 
     async fn unload_model(&self, _: Request<UnloadModelRequest>) -> Reply<UnloadModelReply> {
         Err(Status::unimplemented("the router does not unload"))
+    }
+
+    async fn move_prefix(
+        &self,
+        request: Request<tonic::Streaming<MovePrefixRequest>>,
+    ) -> Reply<Self::MovePrefixStream> {
+        let (said, rx) = mpsc::channel(4);
+        let _ = self.moves.send(MoveAsked { told: request.into_inner(), said });
+        Ok(Response::new(ReceiverStream::new(rx)))
     }
 
     async fn generate(&self, request: Request<GenerateRequest>) -> Reply<Self::GenerateStream> {
