@@ -10,13 +10,16 @@ use super::rope::rope;
 use super::transformer::{self, Shape, Slides, Variant};
 use crate::decoder::{Attention, Cut, Decoder, Layer, Linear, Mixer, Norm, Output, Rope, Share, ShortConv};
 
+/// Widest convolution accepted: a bound against nonsense, far above any real one.
+const MOST_TAPS: usize = 256;
+
 pub(super) fn describe(config: Config<'_>) -> Result<Decoder, FamilyError> {
     refuse_others(config)?;
     let (shape, vocab_size) = (shape(config)?, config.count("vocab_size")?);
     let rope = rope(config, shape.head_dim, 1e6)?;
     let conv = Convolution { taps: config.count("conv_L_cache")?, bias: config.flag("conv_bias", false)? };
-    if conv.taps < 2 {
-        return Err(config.wrong("conv_L_cache", "a whole number of at least 2"));
+    if !(2..=MOST_TAPS).contains(&conv.taps) {
+        return Err(config.wrong("conv_L_cache", &format!("a whole number from 2 to {MOST_TAPS}")));
     }
     let layers =
         attends(config, transformer::layers(config)?)?.into_iter().enumerate().map(|(at, attends)| {
@@ -100,8 +103,11 @@ fn intermediate(config: Config<'_>) -> Result<usize, FamilyError> {
     }
     let factor = config.optional_number("block_ffn_dim_multiplier")?.unwrap_or(1.0);
     let multiple = config.optional_count("block_multiple_of")?.unwrap_or(256);
-    let width = ((2 * stated / 3) as f64 * factor) as usize;
-    Ok(width.next_multiple_of(multiple).max(multiple))
+    let width = (2 * stated / 3) as f64 * factor;
+    if width > stated as f64 * MOST_STRETCH {
+        return Err(config.wrong("block_ffn_dim_multiplier", &format!("a factor of at most {MOST_STRETCH}")));
+    }
+    Ok((width as usize).next_multiple_of(multiple).max(multiple))
 }
 
 /// Which of the layers are attention.
@@ -148,6 +154,9 @@ fn attention(shape: &Shape, path: &str, rope: &Rope) -> Attention {
         ..usual
     }
 }
+
+/// How much wider than stated a feed-forward block may be made.
+const MOST_STRETCH: f64 = 64.0;
 
 struct Convolution {
     taps: usize,

@@ -114,3 +114,22 @@ fn left<'a>(span: &'a Span, state: &'a SpanState) -> impl Iterator<Item = (State
 fn defect(message: &str) -> Error {
     Error::argument("convolve", message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_take_a_quarter_of_what_their_blocks_take_at_most() {
+        // LFM2 1.2B: ten convolutions of 2,048 channels and three taps, six layers of eight KV heads, in f32 and with int4 keys.
+        let state = 10 * 2 * 2048 * 4;
+        let block = 6 * 2 * 8 * 64 * 4 * 32;
+        for (block_bytes, interval) in [(block, 1), (block / 6, 5), (0, 64)] {
+            let limits = state_limits(100, 16, [state, block_bytes]).expect("it has states");
+            assert_eq!((limits.interval, limits.slots), (interval, 16 + 100_usize.div_ceil(interval)));
+            assert!(limits.slots <= most_slots(100));
+            assert!(4 * snapshot_bytes_per_block([state, block_bytes]) <= block_bytes.max(state / 16));
+        }
+        assert_eq!(state_limits(100, 16, [0, block]), None);
+    }
+}

@@ -264,6 +264,8 @@ fn what_an_lfm2_configuration_asks_for_and_is_not_there_is_refused_by_name() {
         (json!({"block_dim": 128}), "block_dim \"128\""),
         (json!({"tie_word_embeddings": false}), "tie_word_embeddings \"false\""),
         (json!({"conv_L_cache": 1}), "conv_L_cache 1"),
+        (json!({"conv_L_cache": 1 << 29}), "conv_L_cache 536870912"),
+        (json!({"block_ffn_dim_multiplier": 1e300}), "block_ffn_dim_multiplier"),
         (json!({"layer_types": ["conv", "mamba", "conv"]}), "layer_types \"mamba\""),
         (json!({"layer_types": ["conv"]}), "layer_types"),
         (json!({"full_attn_idxs": [3]}), "full_attn_idxs [3]"),
