@@ -4,7 +4,7 @@
 //! A pure function of the fleet; knows neither the request's history (`attempt` tells it which nodes
 //! to leave out) nor how a node is reached.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::assembly::{self, Assembly};
 use super::cost::{self, Ask};
@@ -78,7 +78,7 @@ pub(crate) fn choose(
     let free = |id: &NodeId, m: &Member| standing(id, m) == Standing::Free;
     let serving = || fleet.alive().filter(|(_, m)| m.report.serves(model));
     let flowing = || serving().filter(|(id, m)| free(id, m) && flows(m, model, now));
-    if let Some((node, member)) = best(fleet, model, wish, flowing) {
+    if let Some((node, member)) = best(fleet, model, wish, flowing()) {
         return match wish.crowds || member.has_room(model) {
             true => Choice::Serve(node.clone()),
             false => Choice::Full,
@@ -120,7 +120,7 @@ fn best<'a, I: Iterator<Item = (&'a NodeId, &'a Member)>>(
     fleet: &Fleet,
     model: &str,
     wish: &Wish,
-    nodes: impl Fn() -> I,
+    nodes: I,
 ) -> Option<(&'a NodeId, &'a Member)> {
     let usual = fleet.need(model, Ask::default());
     let done = |id: &NodeId, m: &Member| {
@@ -136,15 +136,16 @@ fn best<'a, I: Iterator<Item = (&'a NodeId, &'a Member)>>(
         }
         cost::completion(m.speed(model)?, &work, need)
     };
-    let known = nodes().filter_map(|(id, m)| Some((done(id, m)?, m.last_pick, id, m)));
-    let Some((.., id, member)) = known.min_by_key(|(done, last_pick, id, _)| (*done, *last_pick, *id)) else {
-        let room = least_loaded(nodes().filter(|(_, m)| m.has_room(model)));
-        return room.or_else(|| least_loaded(nodes()));
-    };
+    let nodes: Vec<_> = nodes.map(|(id, m)| (done(id, m), m.last_pick, id, m)).collect();
     // What was slow once need not be for ever.
-    let untried =
-        nodes().filter(|(id, m)| (done(id, m).is_none() || fleet.is_stale(m)) && m.in_flight(model) == 0);
-    least_loaded(untried).or(Some((id, member)))
+    let untried = |done: &Option<Duration>, m: &Member| done.is_none() || fleet.is_stale(m);
+    let known = nodes.iter().filter(|(done, ..)| done.is_some());
+    let Some((.., id, member)) = known.min_by_key(|(done, last_pick, id, _)| (*done, *last_pick, *id)) else {
+        let all = || nodes.iter().map(|(.., id, m)| (*id, *m));
+        return least_loaded(all().filter(|(_, m)| m.has_room(model))).or_else(|| least_loaded(all()));
+    };
+    let idle = nodes.iter().filter(|(done, _, _, m)| untried(done, m) && m.in_flight(model) == 0);
+    least_loaded(idle.map(|(.., id, m)| (*id, *m))).or(Some((id, member)))
 }
 
 /// Whether a request that is on `stalled` could go on at once on another node.

@@ -5,7 +5,7 @@
 //! at once; the least recently sent is forgotten. Knows no tokens and no caches: bytes stand for tokens in proportion, and
 //! how much of what it should have a node really had, `fleet` learns from its answers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::fleet::NodeId;
 
@@ -43,11 +43,13 @@ pub(crate) struct Prefixes {
     /// Keys in the order in which they were noted; one that was noted again is there several times.
     noted: VecDeque<(u64, u64)>,
     notes: u64,
+    /// Nodes by number; none where one is gone. Numbers are compared for every key, names only here.
+    nodes: Vec<Option<NodeId>>,
 }
 
 #[derive(Debug)]
 struct Known {
-    nodes: Vec<NodeId>,
+    nodes: Vec<u32>,
     /// The latest note.
     note: u64,
 }
@@ -55,12 +57,16 @@ struct Known {
 impl Prefixes {
     /// A prompt is sent to the node, which will have all of it.
     pub(crate) fn note(&mut self, cuts: &Cuts, node: &NodeId) {
+        if cuts.keys.is_empty() {
+            return;
+        }
+        let number = self.number(node);
         for key in &cuts.keys {
             self.notes += 1;
             let known = self.known.entry(*key).or_insert(Known { nodes: Vec::new(), note: 0 });
             known.note = self.notes;
-            if !known.nodes.contains(node) {
-                known.nodes.push(node.clone());
+            if !known.nodes.contains(&number) {
+                known.nodes.push(number);
             }
             self.noted.push_back((*key, self.notes));
         }
@@ -69,13 +75,20 @@ impl Prefixes {
         }
     }
 
-    /// What each node has of a prompt. Looks at its cuts, not at the nodes.
+    /// What each node has of a prompt. Looks at its cuts once, and at each node that has any of them about once.
     pub(crate) fn overlaps(&self, cuts: &Cuts) -> Overlaps {
+        let run: Vec<&Known> = cuts.keys.iter().map_while(|key| self.known.get(key)).collect();
+        let mut seen = HashSet::new();
         let mut overlaps = Overlaps::new();
-        for (at, known) in cuts.keys.iter().map_while(|key| self.known.get(key)).enumerate() {
+        for (at, known) in run.iter().enumerate().rev() {
+            // Whoever has a cut has those before it, so that there are ever more.
+            if known.nodes.len() <= seen.len() {
+                continue;
+            }
             let share = ((at + 1) * CUT_BYTES) as f64 / cuts.bytes as f64;
-            for node in &known.nodes {
-                overlaps.insert(node.clone(), share);
+            for number in known.nodes.iter().filter(|number| seen.insert(**number)) {
+                let node = self.nodes.get(*number as usize).and_then(Option::as_ref);
+                overlaps.extend(node.map(|node| (node.clone(), share)));
             }
         }
         overlaps
@@ -83,10 +96,23 @@ impl Prefixes {
 
     /// The node is gone, with all that it had.
     pub(crate) fn lose(&mut self, node: &NodeId) {
+        let Some(number) = self.nodes.iter().position(|it| it.as_ref() == Some(node)) else { return };
+        self.nodes[number] = None;
         self.known.retain(|_, known| {
-            known.nodes.retain(|it| it != node);
+            known.nodes.retain(|it| *it as usize != number);
             !known.nodes.is_empty()
         });
+    }
+
+    fn number(&mut self, node: &NodeId) -> u32 {
+        let number = self.nodes.iter().position(|it| it.as_ref() == Some(node)).unwrap_or_else(|| {
+            // Whatever a number stood for before was forgotten with its node.
+            let free = self.nodes.iter().position(Option::is_none).unwrap_or(self.nodes.len());
+            self.nodes.resize(self.nodes.len().max(free + 1), None);
+            self.nodes[free] = Some(node.clone());
+            free
+        });
+        u32::try_from(number).unwrap_or(u32::MAX)
     }
 
     fn forget_oldest(&mut self) {
