@@ -93,7 +93,8 @@ fn why(error: EngineLoadError) -> LoadError {
         | EngineLoadError::Weight(_)
         | EngineLoadError::Text(_)
         | EngineLoadError::Context { .. }
-        | EngineLoadError::Draft { .. } => LoadError::Invalid(message),
+        | EngineLoadError::Draft { .. }
+        | EngineLoadError::Stateful { .. } => LoadError::Invalid(message),
         EngineLoadError::Memory { .. } => LoadError::OutOfMemory(message),
         EngineLoadError::Join(JoinError::Unsupported(_)) => LoadError::Invalid(message),
         EngineLoadError::Join(_) => LoadError::RankLost(message),
