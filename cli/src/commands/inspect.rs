@@ -47,7 +47,7 @@ fn as_text(it: &Inspection) -> String {
         ("fits", if it.fits() { "yes".to_owned() } else { "no".to_owned() }),
     ];
     if it.state_bytes > 0 {
-        rows.insert(9, ("states", format!("{} bytes a sequence", it.state_bytes)));
+        rows.insert(10, ("states", format!("{} bytes a sequence", it.state_bytes)));
     }
     rows.iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect()
 }
