@@ -126,7 +126,7 @@ fn no_configuration() {
 fn an_unknown_architecture() {
     let model = Tiny::new();
     model.configure(|config| config["model_type"] = json!("perceptron"));
-    assert_snapshot!(refusal(&model), @r#"error: [MODEL]: unknown architecture "perceptron"; supported: llama, mistral, qwen2, qwen3, iquestcoder, xverse"#);
+    assert_snapshot!(refusal(&model), @r#"error: [MODEL]: unknown architecture "perceptron"; supported: llama, mistral, qwen2, qwen3, lfm2, iquestcoder, xverse"#);
 }
 
 #[test]
