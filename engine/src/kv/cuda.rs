@@ -205,15 +205,14 @@ impl KvCache for CudaKv {
     ) -> Result<()> {
         let rows = images::Rows::read(layer, (blocks, self.blocks), source)?;
         let held = &mut self.layers[layer.number];
-        if let Some(Pool { sides: [keys, values], .. }) = held {
+        if let Some(Pool { sides: [keys, values], done }) = held {
             rows.check([std::slice::from_ref(keys), std::slice::from_ref(values)])?;
+            // As before copies: MLX may copy a side that a launch has yet to write. Now, since what fails must leave the pool
+            // where it is.
+            mlxcel_mlx_bridge::eval(&[done])?;
         }
         let (keys, values, done) = match held.take() {
-            Some(Pool { sides: [keys, values], done }) => {
-                // As before copies: MLX may copy a side that a launch has yet to write.
-                mlxcel_mlx_bridge::eval(&[&done])?;
-                (Some(vec![keys]), Some(vec![values]), done)
-            }
+            Some(Pool { sides: [keys, values], done }) => (Some(vec![keys]), Some(vec![values]), done),
             None => (None, None, Array::from_slice(&[0u32], &[1])?),
         };
         let one = |mut side: Vec<Array>| side.pop().ok_or_else(|| defect("a side was put without an array"));

@@ -98,3 +98,56 @@ const NORMED_ROWS: usize = 4;
 const NORMED_BYTES: usize = 38 * 1024;
 /// As in kernels/rows.cuh.
 const NORMED_PADDING: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use mlxcel_mlx_bridge::Dtype;
+
+    use super::*;
+
+    fn ones(shape: &[i32]) -> Array {
+        Array::ones(shape, Dtype::Bfloat16).expect("ones")
+    }
+
+    fn norm(width: i32) -> NormWeights {
+        NormWeights { weight: ones(&[width]), epsilon: 1e-5 }
+    }
+
+    #[test]
+    fn rows_that_are_plain_are_all_that_a_kernel_reads() {
+        let x = ones(&[9, 64]);
+        let rows = Rows::plain(&x);
+        assert_eq!((rows.names(), rows.arrays().count(), rows.shared_bytes()), (&["x"][..], 1, 0));
+        assert!(!rows.sums() && rows.name().is_empty());
+        assert_eq!(rows.declaration(128), "const mlxcel::PlainRows<T> rows = {x};\n");
+    }
+
+    #[test]
+    fn what_a_kernel_that_norms_reads_returns_and_shares_follows_from_what_is_pending() {
+        let weights = norm(64);
+        let still = Residual { hidden: ones(&[1, 64]), delta: None };
+        let rows = Rows::normed(&still, &weights, 1).expect("one row");
+        assert_eq!((rows.names(), rows.sums()), (&["x", "norm"][..], false));
+        assert_eq!(rows.shared_bytes(), 96 * 2);
+        let pending = Residual { hidden: ones(&[3, 64]), delta: Some(ones(&[3, 64])) };
+        let rows = Rows::normed(&pending, &weights, 3).expect("three rows");
+        assert_eq!(
+            (rows.names(), rows.sums(), rows.arrays().count()),
+            (&["x", "norm", "delta"][..], true, 3)
+        );
+        assert_eq!(rows.shared_bytes(), 4 * 96 * 2, "one kernel for two to four rows");
+        let declared = rows.declaration(256);
+        assert!(declared.starts_with("const mlxcel::NormedRows<T, 256, true> rows = {x, delta, norm, sum, "));
+    }
+
+    #[test]
+    fn many_and_wide_rows_are_normed_once() {
+        let many = Residual { hidden: ones(&[5, 64]), delta: None };
+        assert!(Rows::normed(&many, &norm(64), 5).is_none());
+        let wide = Residual { hidden: ones(&[2, 8192]), delta: None };
+        assert!(Rows::normed(&wide, &norm(8192), 2).is_none());
+        let other = NormWeights { weight: Array::ones(&[64], Dtype::Float32).expect("ones"), epsilon: 1e-5 };
+        let one = Residual { hidden: ones(&[1, 64]), delta: None };
+        assert!(Rows::normed(&one, &other, 1).is_none(), "a norm of another dtype");
+    }
+}
